@@ -151,7 +151,7 @@ def run_source(
     codec: str = "json",
     root: str | Path = ".",
 ) -> list[SourceItem]:
-    """Return the items of a source: what its generator yields, at most so many, or what it makes of a tick.
+    """Return the items of a source: what its generator yields, at most `most`, or what it makes of a tick.
 
     Whatever it yields is an `mqworker.Item` here. `position` is the one that was stored last, `due` the tick: with one
     it counts as scheduled. Each is made into a message, with its id. Raises what the source raises, or what ends it.

@@ -26,7 +26,7 @@ from mqworker.config.load import ConfigError, load
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 
-MISSES = 4  # in a row, one every 5 s
+MISSES = 4  # missed answers in a row, one every 5 s
 GRACE = 20.0  # seconds after a start during which no answer is expected
 START_PATIENCE = 180.0  # seconds after a start until a service that has not answered since then counts as hanging
 ASK = 2.0  # seconds for one answer

@@ -44,7 +44,7 @@ HEADER_FRAME = 20  # bytes of a content header frame besides the property block
 _DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, present after every retry
 _OURS = (PREFIX, *_DEATHS)
 
-BROKERS = {  # what only a broker or its plugin understands: a message that is published anew must not bring it along
+BROKERS = {  # what only a broker or its plugin understands: a message that is published again must not bring it along
     "x-death": "the broker drops a message that would expire on the way to a queue where it has expired before",
     REDELIVERIES: "a new message has not been delivered before",
     "x-received-from": "a federated exchange does not forward a message that says it came from there",

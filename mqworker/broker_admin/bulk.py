@@ -33,17 +33,17 @@ class BulkOperation:
         """`to`: the queue that the letters go to; "": they are dropped."""
         self.name = name
         self.state = "looking"
-        self._gone: Counter[str] = Counter()  # ids of those that were moved, and that nobody has asked for
+        self._gone: Counter[str] = Counter()  # ids of moved letters that `take_gone` has not returned yet
         self._queue = queue
         self._to = to
         self._tell = tell
         self._left = Counter(selection.letters)
         self._wanted = selection.count
-        self._chosen: list[str] = []  # ids, in the order of the queue, that are not moved yet
+        self._chosen: list[str] = []  # ids of the letters that are to move but have not yet, in queue order
         self._looked = self._done = self._unsure = self._refused = 0
         self._reason = ""
-        self._doubles = False  # it has begun what a lost connection or channel leaves in both queues
-        self._cut = False  # there are more letters than it goes through
+        self._doubles = False  # a lost connection or channel may leave letters in both queues
+        self._cut = False  # the queue holds more letters than BEYOND, which is where it stopped looking
         self._running = False
 
     @property
@@ -53,7 +53,7 @@ class BulkOperation:
 
     @property
     def exact(self) -> bool:
-        """Return whether it has told of all letters that are gone."""
+        """Return whether `take_gone` covers every letter that has left the queue."""
         return self.state != "failed" and not self._chosen
 
     def cancel(self) -> bool:
@@ -85,7 +85,7 @@ class BulkOperation:
         except (BrokerUnavailable, BrokerBrokeOff, TimeoutError) as error:
             if self._doubles:  # of the batch before, too, the queue may have lost acks
                 self._unsure = min(2 * TOGETHER, self._done + self._unsure)
-            self._fail(str(error) or f"it was not over within {deadline:g} s")
+            self._fail(str(error) or f"it did not end within {deadline:g} s")
         except BrokerRefused as refused:
             self._refused += refused.count if self._moving else 0
             self._fail(str(refused))
@@ -96,7 +96,7 @@ class BulkOperation:
             self._report()
 
     def fail(self, why: str) -> None:
-        """End it before it has begun."""
+        """Mark it as failed without running it."""
         self._fail(why)
         self._report()
 
@@ -117,7 +117,7 @@ class BulkOperation:
         return True
 
     def take_gone(self) -> Counter[str]:
-        """Return the ids of those that were moved since this was last asked."""
+        """Return the ids of the letters that were moved since the last call."""
         gone, self._gone = self._gone, Counter()
         return gone
 

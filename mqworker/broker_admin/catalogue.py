@@ -47,7 +47,7 @@ class Catalogue:
         return counted and age <= YOUNG
 
     def without(self, gone: Mapping[str, int]) -> None:
-        """Forget letters that were moved or dropped, so many of each id."""
+        """Forget letters that were moved or dropped, that many of each id."""
         left = Counter(gone)
         kept = []
         for seen in self.letters:

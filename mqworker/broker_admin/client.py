@@ -35,8 +35,8 @@ class BrokerAdminClient:
         self._on_log = on_log
         self._life: _Life | None = None
         self._last_id = 0
-        self.on_progress: Callable[[AdminProgress], None] = lambda _: None  # of operations on dead letters
-        self.on_end: Callable[[str], None] = lambda _: None  # of the process, with the operations that were at work
+        self.on_progress: Callable[[AdminProgress], None] = lambda _: None  # called for each report
+        self.on_end: Callable[[str], None] = lambda _: None  # called when the process ends, and its operations with it
 
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Make one request; raises ControlError. A process that does not answer in time is killed and started again."""
@@ -46,9 +46,9 @@ class BrokerAdminClient:
         try:
             answer = await life.ask(question, deadline)
         except FrameTooLarge as error:
-            raise ControlError("too_large", f"the question is too large: {error}") from None
+            raise ControlError("too_large", f"the request is too large: {error}") from None
         except TimeoutError:
-            raise ControlError("deadline", f"the broker admin took no question for {deadline:g} s") from None
+            raise ControlError("deadline", f"the broker admin accepted no request for {deadline:g} s") from None
         except BrokenPipeError:
             raise ControlError("unavailable", f"the broker admin has ended ({life.why_ended}); try again") from None
         if answer.error:

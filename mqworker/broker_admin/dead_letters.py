@@ -50,7 +50,7 @@ _LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
 
 
 def opened(properties: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """Return a dead letter as if its message had not been wrapped; any other letter as it is."""
+    """Return a dead letter with its message unwrapped; one that is not wrapped is returned unchanged."""
     outer = decode_leniently(properties)
     inner = wrapper.unwrap(body) if outer.headers.get(headers.WRAPPED) is True else None
     if inner is None:
@@ -68,7 +68,7 @@ def letter_id(properties: bytes, body: bytes) -> str:
 
 
 def reason(properties: bytes) -> object:
-    """Return the reason why it is dead; None when that cannot be read (anybody may write to the queue)."""
+    """Return why the message is dead; None if the header is missing (anybody may write to the queue)."""
     return decode_leniently(properties).headers.get(headers.REASON)
 
 

@@ -30,7 +30,7 @@ def fault_of(row: LetterRow) -> str:
 
 
 def matcher(asked: LetterFilter) -> Fits:
-    """Return what tells whether a letter fits everything that is asked for."""
+    """Return a function that says whether a letter fits everything that is asked for."""
     given = {name: getattr(asked, name) for name in (*TEXTS, "attempt", "generation")}
     tests: list[Fits] = [_has(name, value) for name, value in given.items() if value not in ("", None)]
     if asked.fault:

@@ -9,8 +9,8 @@ from typing import Any
 from mqworker.broker_admin.letter_filter import fault_of, when
 from mqworker.ipc.admin_messages import LetterRow
 
-MOST = 200  # groups that are told one by one
-HOURS = 48  # that are counted one by one, the last one now
+MOST = 200  # groups that are listed one by one
+HOURS = 48  # hours that are counted one by one; the last one is the present one
 
 
 def groups(rows: Iterable[LetterRow], now: float) -> list[dict[str, Any]]:

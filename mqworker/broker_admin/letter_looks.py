@@ -2,7 +2,7 @@
 
 Runs in the broker admin, on its loop (with the embedded broker, letters are shown in its thread). Owns the catalogues
 and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters, SEEN
-bytes, most of its time, or, where each letter has to be fetched for itself, FETCHED letters; the catalogue says then
+bytes, most of its time, or, where each letter has to be fetched separately, FETCHED letters; the catalogue says then
 that it is not complete. Who gets a queue too late for a look gets BrokerUnavailable. Fails with what `Admin.peek`
 raises.
 """
@@ -41,12 +41,12 @@ class LetterLooks:
         return self._busy[queue] > 0
 
     def taken_from(self, queue: str) -> bool:
-        """Return whether an operation takes letters away: what is told meanwhile was seen before."""
+        """Return whether an operation takes letters away: what is reported meanwhile was seen before."""
         return queue in self._taking
 
     @asynccontextmanager
     async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
-        """Have a queue alone; provides the seconds that are left."""
+        """Lock a queue against other operations; yields the seconds that are left."""
         async with self._locks.alone(queue, deadline) as left:
             self._busy[queue] += 1
             try:
@@ -151,7 +151,7 @@ class LetterLooks:
         catalogue = Catalogue(letters, began, wall, complete=not (more or fetched.more), limited=limited)
         known = self.catalogues.get(queue)
         if catalogue.complete or known is None or began - known.at > YOUNG or len(known.letters) <= len(letters):
-            self.catalogues.put(queue, catalogue)  # otherwise it was cut short, and the one before tells more
+            self.catalogues.put(queue, catalogue)  # otherwise it was cut short, and the one before shows more
         return catalogue
 
     async def _fetch(

@@ -1,8 +1,8 @@
-"""The operations on dead letters that are at work: a few at the same time, and one for each selection.
+"""The operations on dead letters that are in progress: a few at the same time, and one for each selection.
 
-Runs in the broker admin, on its loop; a part of `letter_verbs`. Owns a task for each operation, which has the queue
-alone for its time, and corrects what is known of that queue when it is over. What fails is told by the operation's last
-progress; who asks for what cannot begin gets VerbRefused.
+Runs in the broker admin, on its loop; a part of `letter_verbs`. Owns a task for each operation, which has the queue to
+itself while it runs, and corrects what is known of that queue when it is over. The operation's last progress says why it
+failed; VerbRefused is raised to a caller whose operation cannot begin.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class LetterOperations:
 
     def __init__(self, admin: Admin, looks: LetterLooks, tell: Callable[[AdminProgress], None]) -> None:
         """`tell` receives how far they are."""
-        self.at_work: dict[str, BulkOperation] = {}
+        self.in_progress: dict[str, BulkOperation] = {}
         self._admin = admin
         self._looks = looks
         self._tell = tell
@@ -39,10 +39,10 @@ class LetterOperations:
             if chosen.kind != kind:
                 raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
             return chosen.operation
-        if sum(not each.over for each in self.at_work.values()) >= MOST:
-            raise VerbRefused("busy", f"{MOST} operations are at work already; try again when one has ended")
+        if sum(not each.over for each in self.in_progress.values()) >= MOST:
+            raise VerbRefused("busy", f"{MOST} operations are in progress already; try again when one has ended")
         chosen.operation, chosen.kind = name, kind
-        bulk = self.at_work[name] = BulkOperation(name, chosen, dead, to, self._tell)
+        bulk = self.in_progress[name] = BulkOperation(name, chosen, dead, to, self._tell)
         task = asyncio.create_task(self._run(bulk, dead))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -50,7 +50,7 @@ class LetterOperations:
 
     def cancel(self, name: str) -> bool:
         """End one before its next batch; returns False if it has ended already."""
-        found = self.at_work.get(name)
+        found = self.in_progress.get(name)
         return found is not None and found.cancel()
 
     async def _run(self, bulk: BulkOperation, queue: str) -> None:
@@ -69,4 +69,4 @@ class LetterOperations:
             if not bulk.over:
                 bulk.fail(str(error))
         finally:
-            del self.at_work[bulk.name]
+            del self.in_progress[bulk.name]

@@ -48,7 +48,7 @@ class LetterVerbs:
     """See the module head."""
 
     def __init__(self, config: Config, admin: Admin, locks: QueueLocks, tell: Callable[[AdminProgress], None]) -> None:
-        """`tell` receives how far operations are."""
+        """`tell` receives how far operations have got."""
         self._config = config
         self._admin = admin
         self._looks = LetterLooks(admin, locks)
@@ -89,7 +89,7 @@ class LetterVerbs:
     ) -> list[dict[str, Any]]:
         """Return the dead letters with these ids in full, as far as they exist; fewer when they are large.
 
-        One that is too large to be told has `too_large` and no body.
+        One whose body is too large to return has `too_large` instead of it.
         """
         found = await self._looks.contents(self._dead(stage), deadline, ids)
         told = []
@@ -254,7 +254,7 @@ class LetterVerbs:
             except BrokerRefused as error:
                 raise BrokerRefused(f"{error}{moving.remark(published, refused=True)}") from error
             except TimeoutError:
-                what = f"it was not over within {deadline:g} s{moving.remark(published)}"
+                what = f"it did not end within {deadline:g} s{moving.remark(published)}"
                 raise VerbRefused("deadline", what) from None
             finally:
                 self._looks.catalogues.forget(queue)

@@ -107,7 +107,7 @@ def _packed(body: bytes) -> str | None:
 
 
 def _in_lines(data: bytes) -> int:
-    """Return about how many bytes JSON has in lines: each bracket and comma begins one, as far in as it is deep."""
+    """Return the approximate size of JSON when indented: a bracket or comma begins a line, indented by its depth."""
     outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # of strings
     signs = outside.translate(None, _NO_SIGNS)
     return len(data) + 2 * (len(signs) + sum(accumulate(map(_DEEPER.__getitem__, signs))))
@@ -123,7 +123,7 @@ def _utf8(body: bytes, *, cut: bool) -> str:
         else:
             break
     if "\0" in found:
-        raise UnicodeDecodeError("utf-8", body, 0, 1, "a null byte: it is no text")
+        raise UnicodeDecodeError("utf-8", body, 0, 1, "a null byte: it is not text")
     return found
 
 

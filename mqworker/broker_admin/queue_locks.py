@@ -23,7 +23,7 @@ class QueueLocks:
 
     @asynccontextmanager
     async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
-        """Have a queue alone; provides the seconds that are left of the deadline."""
+        """Lock a queue against other operations; yields the seconds that are left of the deadline."""
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline
         lock = self._locks.get(queue)

@@ -24,7 +24,7 @@ class Selection:
         self.ids: list[str] = []  # of each letter, in the order of the list
         self.oldest: str | None = None
         self.newest: str | None = None
-        self.operation = ""  # that was begun with it
+        self.operation = ""  # the operation that was begun with it
         self.kind = ""  # of that operation
         times = []
         for row in rows:

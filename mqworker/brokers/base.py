@@ -130,7 +130,7 @@ class Sink(PublishAnswers, Protocol):
     """Receives what happens on a Link. Calls come on the loop's thread, in the order of the events."""
 
     def delivered(self, delivery: Delivery) -> None:
-        """Take a new message; `delivery.epoch` never decreases."""
+        """Receive a new message; `delivery.epoch` never decreases."""
 
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """Count all deliveries of `epoch` and before as void: the broker will deliver them again.
@@ -139,13 +139,13 @@ class Sink(PublishAnswers, Protocol):
         """
 
     def link_changed(self, state: LinkState) -> None:
-        """Take the new state."""
+        """Receive the new state."""
 
     def output_depth(self, messages: int) -> None:
-        """Take the answer to `Link.ask_output_depth`."""
+        """Receive the answer to `Link.ask_output_depth`."""
 
     def dead_depth(self, messages: int) -> None:
-        """Take the answer to `Link.ask_dead_depth`."""
+        """Receive the answer to `Link.ask_dead_depth`."""
 
 
 class Link(Protocol):
@@ -175,8 +175,8 @@ class Link(Protocol):
 
         For a stage at rest, which has sent its acks and publishes nothing now: they are taken before the epoch ends, so
         that nothing settled comes again. From this call on nothing is delivered; then follow `consuming_lost`, without
-        a reason, and `state.resting`, until `consume` begins the next epoch. It is no loss of a connection. On an
-        auto-delete queue it does nothing, because the broker would delete the queue with all its messages.
+        a reason, and `state.resting`, until `consume` begins the next epoch. It does not count as a lost connection. On
+        an auto-delete queue it does nothing, because the broker would delete the queue with all its messages.
         """
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
@@ -228,7 +228,7 @@ class QueueInfo(msgspec.Struct, frozen=True):
     name: str
     messages: int  # ready to be delivered
     consumers: int
-    limited: bool = False  # a message may be delivered so many times only, as far as a look has shown
+    limited: bool = False  # the broker limits the deliveries of a message, as far as a look has shown
 
 
 class Peeked(NamedTuple):
@@ -356,7 +356,7 @@ class Show(Protocol):
 
 
 class Fetched:
-    """How many messages a look may fetch where it has to fetch each for itself."""
+    """How many messages a look may fetch where it has to fetch them one by one."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -367,10 +367,10 @@ class Moving(Protocol):
     """Follows a move of messages, batch by batch, and may end it."""
 
     def begins(self, count: int) -> bool:
-        """Note that so many are about to be moved (0: some); return whether they may be."""
+        """Note that `count` are about to be moved (0: some); return whether they may be."""
 
     def moved(self, count: int) -> None:
-        """Note that so many of them are gone from the queue, and the others, if any, are not moved."""
+        """Note that `count` of them are gone from the queue, and the others, if any, are not moved."""
 
 
 class Wanted(Protocol):

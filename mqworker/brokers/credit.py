@@ -22,12 +22,12 @@ whatever comes late; to divide what is free among them would not do, because not
 import math
 from typing import NamedTuple
 
-LOW = 0.8  # share of the mark below which dispatch goes on
+LOW = 0.8  # share of the mark below which the queue counts as no longer full
 SOON = 0.02  # seconds between two questions when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
 FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a question without one is lost
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
-SHARE = 10  # of several, each may send so much less than its part of the mark after one answer
+SHARE = 10  # of several, each may send this much less than its part of the mark after one answer
 
 
 class Sent(NamedTuple):
@@ -58,7 +58,7 @@ class Credit:
         return 0 if self.full else max(0, self._free(sent))
 
     def held_back(self, now: float) -> bool:
-        """Whether to tell that the stage is held back; a queue that is full again and again counts as full."""
+        """Whether to report that the stage is held back; a queue that is full again and again counts as full."""
         return self.full or now - self._last_full < STEADY
 
     def unanswered(self, now: float) -> float:
@@ -74,7 +74,7 @@ class Credit:
         if now < self.due(sent):
             return False
         self._asked_last = now
-        if self._asked is None:  # otherwise the answer may be that to the question before, so that one counts
+        if self._asked is None:  # else the next answer may be to the earlier question: assume so
             self._asked, self._asked_first = sent, now
         return True
 

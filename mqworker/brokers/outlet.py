@@ -28,10 +28,10 @@ class OutletSink(Protocol):
     """Receives what happens on an Outlet. Calls come on the loop's thread, in the order of the events."""
 
     def waits(self, reason: str, *, standby: bool) -> None:
-        """Take why it is not open yet; `standby`: somebody else has the lock. Called again when that changes."""
+        """Receive why it is not open yet; `standby`: somebody else has the lock. Called again when that changes."""
 
     def opened(self, record: PositionRecord | None) -> None:
-        """Count as the one that runs the source: the lock is ours; this is the record that was stored last."""
+        """Receive that the lock is ours, so the source runs here, and the record that was last stored."""
 
     def blocked(self, reason: str) -> None:
         """Take why the broker stores nothing now, "" when it does again; nothing is lost by it."""
@@ -43,7 +43,7 @@ class OutletSink(Protocol):
         """Count the records up to this one as stored, or as replaced by it; the first has number 1."""
 
     def depth(self, messages: int) -> None:
-        """Take the answer to `Outlet.ask_depth`."""
+        """Receive the answer to `Outlet.ask_depth`."""
 
     def lost(self, reason: str) -> None:
         """Give up: the lock is gone, and with it all that was not confirmed may or may not be stored. Called once."""

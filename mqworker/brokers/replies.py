@@ -16,7 +16,7 @@ class Replies:
 
     @property
     def came(self) -> str:
-        """How many came, for whoever has waited in vain for all."""
+        """How many came, for the error of a caller that waited for all."""
         return f"{len(self._parts)} of {self._all} results came" if self._parts else "nobody has replied"
 
     def add(self, properties: bytes, body: bytes) -> bool:

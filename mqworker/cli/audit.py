@@ -14,9 +14,9 @@ from mqworker.cli.options import ServiceClient, Verb, uses_service
 @click.option("--lines", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most.")
 @uses_service()
 def audit(service: ServiceClient, lines: int) -> None:
-    """Print who asked for what, from what to what it changed, and how it was answered; the newest last.
+    """Print who asked for what, what it changed, and how it was answered; the newest last.
 
-    Refused commands are told too; messages that were sent are not.
+    Refused commands are included; messages that were sent are not.
 
     Examples:
       mqworker audit

@@ -3,8 +3,8 @@
 Runs in the user's process. The main thread reads and checks lines; a batch is one request, in a thread of its own, and
 the lines that come meanwhile make the next one. So a file goes in large batches, and the lines of `tail -f` go as they
 come. The service confirms each line; what it refuses, or what is not JSON, is named, and ends the sending: all lines
-before it are sent, none behind its batch. Ctrl-C waits a little for the answer to the batch under way. The report
-tells how many are confirmed, and how many more may be at the broker because their answer did not come.
+before it are sent, none after its batch. Ctrl-C waits a little for the answer to the batch under way. The report
+says how many are confirmed, and how many more may be at the broker because their answer did not come.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from mqworker.cli.options import Failed, ServiceClient, stage_path
 from mqworker.client import API
 from mqworker.exits import Exit
 
-LINES = 1000  # of a batch at most
-BYTES = 512 << 10  # of a batch, unless one line has more
+LINES = 1000  # in a batch, at most
+BYTES = 512 << 10  # bytes in a batch, unless one line has more
 BLOCK = 1 << 18  # bytes that are read at once
-LOOK = 0.05  # seconds without a line until it is looked whether the batch under way has its answer
+LOOK = 0.05  # seconds without a line after which it checks for the answer to the batch under way
 TURN = 0.1  # seconds that a batch may take with --rate
 PATIENCE = 2.0  # seconds that Ctrl-C waits for the answer to the batch under way
 JSON = "application/json"

@@ -54,7 +54,7 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
 
 
 def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
-    """Return what a running service has that its configuration does not tell; empty when none is running."""
+    """Return what a running service has that is not in its configuration; empty when none is running."""
     control = loaded.config.control
     try:
         with Client(Address(control.host, control.port, str(loaded.socket), control.token), TIMEOUT) as client:

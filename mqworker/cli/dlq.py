@@ -265,7 +265,7 @@ def export(
     progress.done()
     output.note(f"{done} exported{'' if ids else selected.rest(limit)}")
     if done < selected.count:
-        raise Failed(Exit.INTERNAL, f"{selected.count - done} of {selected.count} were not there any more")
+        raise Failed(Exit.INTERNAL, f"{selected.count - done} of {selected.count} were no longer there")
     selected.must_have(ids)
     if too_large:
         raise Failed(Exit.INTERNAL, f"{too_large} of {done} are too large to be exported with their bodies")

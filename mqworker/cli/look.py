@@ -14,7 +14,7 @@ from mqworker.cli.options import ServiceClient, Verb, progress, stage_path, uses
 from mqworker.cli.sources import show_all
 
 LINES = 20  # shown at first
-KEPT = 2000  # that the service has
+KEPT = 2000  # lines that the service keeps
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -143,7 +143,7 @@ def _dead(dead: Path | None, out: Path | None) -> Path:
     if dead is not None:
         return dead
     if out is None or (out.exists() and not out.is_file()):
-        raise click.UsageError("With an output that is no file, --dead must say where lines go that fail for good.")
+        raise click.UsageError("If the output is not a file, --dead must say where to put lines that fail for good.")
     return out.with_name(f"{out.name}.dead")
 
 
@@ -178,7 +178,7 @@ def _summary(state: Any) -> str:
 
 
 def _report(result: "MapResult", *, resumable: bool) -> None:
-    """Say how it ended, and what goes on with it."""
+    """Print how it ended, and the command that resumes it."""
     if result.message:
         output.note("mqworker: " + output.clean(result.message))
     if result.finished:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mqworker.mapping.watcher import MapFigures
 
 MOST = 20  # lines of one kind that are shown; of the others, the number
-_TOLD = frozenset(("retried", "dead"))  # events of which the failures tell
+_TOLD = frozenset(("retried", "dead"))  # events that the list of failures shows
 
 
 class Screen:

@@ -1,4 +1,4 @@
-"""`mqworker operations list|cancel`: operations on many dead letters, at work and ended."""
+"""`mqworker operations list|cancel`: operations on many dead letters, in progress and ended."""
 
 from datetime import datetime
 from urllib.parse import quote
@@ -19,7 +19,7 @@ def operations() -> None:
 @operations.command("list")
 @uses_service(TIMEOUT, stage=False)
 def list_(service: ServiceClient) -> None:
-    """Print the operations at work and the last ones that have ended, the oldest first.
+    """Print the operations in progress and the last ones that have ended, the oldest first.
 
     Example:
       mqworker operations list

@@ -105,7 +105,7 @@ def load_config(
         return loaded.part(stages) if stages else loaded
     except KeyError as error:
         known = ", ".join(loaded.config.stages)
-        raise Failed(Exit.CONFIG, f"--stage {error.args[0]}: there is no such stage; there are: {known}") from None
+        raise Failed(Exit.CONFIG, f"--stage {error.args[0]}: there is no such stage; known: {known}") from None
 
 
 class ServiceClient:
@@ -214,7 +214,7 @@ def progress(change: Mapping[str, Any]) -> str:
         case _:
             left = change["left"]
             who = "1 Consumer works" if left == 1 else f"{left} Consumers work"
-            return f"{generation} is committed; {who} with the code of before"
+            return f"{generation} is committed; {who} with the previous code"
 
 
 def stage_path(stage: str, rest: str = "") -> str:

@@ -1,7 +1,7 @@
 """Dead letters that are sent back at a rate, a few with each request, so that the others stay visible meanwhile.
 
 Runs in the user's process, for `mqworker dlq replay --rate`. Ctrl-C, or a request that fails, ends it; what has gone
-back by then is told.
+back by then is reported.
 """
 
 import time

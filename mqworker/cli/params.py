@@ -31,7 +31,7 @@ def get(service: ServiceClient, name: str | None) -> None:
     if name is not None:
         if name not in answer["params"]:
             known = ", ".join(answer["params"]) or "none, the code's defaults apply"
-            raise click.UsageError(f"Parameter {name} is not set; set are: {known}.")
+            raise click.UsageError(f"Parameter {name} is not set; these are: {known}.")
         output.data(answer["params"][name])
     elif service.as_json:
         output.data(answer)

@@ -64,18 +64,18 @@ def _output(service: ServiceClient) -> str:
         raise click.UsageError(f"There are several queues with results ({', '.join(ends)}); name one, or a --stage.")
     if rows:
         takers = sorted({taker for row in rows for taker in feeds[row["stage"]]})
-        raise click.UsageError(f"What stages publish here goes to others ({', '.join(takers)}); name a QUEUE.")
+        raise click.UsageError(f"The results of these stages go to other stages ({', '.join(takers)}); name a QUEUE.")
     raise click.UsageError("No output queue is configured; name a QUEUE. `mqworker queues list` shows what there is.")
 
 
 def _tell_of_dead_letters(service: ServiceClient, queue: str) -> None:
-    """Say so, before any is taken, if this is the dead-letter queue of a stage."""
+    """Warn, before any message is taken, if this is the dead-letter queue of a stage."""
     rows: list[dict[str, Any]] = []
-    with contextlib.suppress(CallError):  # another queue may not answer; what is wrong with this one will be told
+    with contextlib.suppress(CallError):  # another queue may not answer; reading this one reports its own problems
         rows = service.client.get("/queues")["queues"]
     for row in rows:
         if (row["name"], row["role"]) == (queue, "dead"):
-            told = f"{queue} has the dead letters of stage {row['stage']}: what is printed is removed from it"
+            told = f"{queue} holds the dead letters of stage {row['stage']}: what is printed is removed from it"
             output.note(output.clean(f"{told} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))
 
 
@@ -103,7 +103,7 @@ class _Receiving:
         self.end()
 
     def end(self) -> None:
-        """Have what was written removed, and tell how many there were."""
+        """Have what was written removed, and report how many there were."""
         if self._written:
             self._ask(0)
         self._progress.done()

@@ -103,7 +103,7 @@ class Selected:
         return f"{self._path}/{self.name}/export"
 
     def carry_out(self, kind: str, told: str) -> dict[str, Any]:
-        """Replay or drop them, and wait until that is over; `told`: "sent back". Returns what came of it."""
+        """Replay or drop them, and wait for the end; `told`: the participle for the output. Returns the operation."""
         if not self.count:
             return {"state": "done", "done": 0, "gone": 0, "unsure": 0, "refused": 0, "reason": ""}
         client = self._service.client
@@ -138,7 +138,7 @@ class Selected:
 def check(view: dict[str, Any], told: str) -> None:
     """Raise `Failed` unless an operation has done what was asked for."""
     if view["gone"]:
-        output.note(f"{view['gone']} were not there any more")
+        output.note(f"{view['gone']} were no longer there")
     if view["refused"] and view["state"] == "done":
         raise Failed(Exit.USAGE, output.clean(f"{view['refused']} could not be {told}: {view['reason']}"))
     if view["state"] == "cancelled":

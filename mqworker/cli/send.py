@@ -47,8 +47,8 @@ def send(
 ) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
-    Lines go in batches; each is confirmed, and what is refused is named. If the content type is neither JSON nor text,
-    all of stdin is one message, unchanged.
+    Lines are sent in batches; each is confirmed on its own, and refused ones are named. If the content type is neither
+    JSON nor text, all of stdin is one message, unchanged.
 
     With --wait, results go to stdout; their duration, message id and failed attempts go to stderr.
 
@@ -217,7 +217,7 @@ class _Attempts:
     def _look(self) -> None:
         for record in self._client.get(self._path)["lines"]:
             which = json.dumps(record)
-            if self._wanted <= record.items() and which not in self._told:  # an older service tells of all messages
+            if self._wanted <= record.items() and which not in self._told:  # an older service reports on all messages
                 self._told.add(which)
                 self._note(f"attempt {record.get('attempt')} failed: {record.get('msg')}")
 

@@ -45,7 +45,7 @@ def list_(service: ServiceClient) -> None:
 @click.argument("name")
 @uses_service(stage=False)
 def show(service: ServiceClient, name: str) -> None:
-    """Print everything about a shared object, with what it says of itself (`describe`).
+    """Print everything about a shared object, with its own description (`describe`).
 
     Example:
       mqworker shared show neighbours

@@ -169,8 +169,8 @@ def drain(service: ServiceClient, no_wait: bool, force: bool) -> None:
 def log_level(service: ServiceClient, level: str) -> None:
     """Set the least severe events that are logged, in all processes; Consumers follow with their next messages.
 
-    It holds until it is set again or the configured value changes. At debug each message tells its life: received,
-    begun, and what became of it.
+    It holds until it is set again or the configured value changes. At debug the life of each message is logged:
+    received, begun, and what became of it.
 
     Example:
       mqworker log-level debug
@@ -185,7 +185,7 @@ def log_level(service: ServiceClient, level: str) -> None:
 def _in_hand(snapshot: dict[str, Any]) -> int:
     keys = ("held", "dispatched", "computed", "settling")
     views = [view["actual"] for view in snapshot["stages"].values() if view["actual"]]
-    return sum(actual.get(key, 0) for actual in views for key in keys)  # a service of an earlier version tells fewer
+    return sum(actual.get(key, 0) for actual in views for key in keys)  # an earlier version reports fewer
 
 
 def _each(service: ServiceClient, method: str, rest: str, payload: Any, result: str, *, no_wait: bool) -> None:

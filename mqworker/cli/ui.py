@@ -8,7 +8,7 @@ from mqworker.exits import Exit
 
 
 @click.command(cls=Verb)
-@click.option("--read", is_flag=True, help="For a login that may only look.")
+@click.option("--read", is_flag=True, help="For a read-only login.")
 @click.option("--revoke", is_flag=True, help="End all logins of the page instead; each browser has to log in again.")
 @uses_service(stage=False)
 def ui(service: ServiceClient, read: bool, revoke: bool) -> None:
@@ -32,7 +32,7 @@ def ui(service: ServiceClient, read: bool, revoke: bool) -> None:
         return
     made = service.client.call("POST", "/session/tickets", {"role": "read" if read else "control"})
     if read and not made["login"]:
-        what = "without control.token everybody may change everything, so no login is limited to looking"
+        what = "without control.token everybody may change everything, so no login is read-only"
         raise Failed(Exit.USAGE, f"{what}: set control.token, and restart the service")
     called = service.client.address
     base = made["url"] if called.socket else f"{called}/"  # with --url the address that reaches it from here

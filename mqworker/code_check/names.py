@@ -22,7 +22,7 @@ def refuse_before(job: str, allowed: tuple[str, ...], folder: Path) -> str:
     if module not in allowed:
         known = ", ".join(allowed) or "none"
         return (
-            f'job "{job}": the module {module} may not be named here; allowed are: {known} (what the'
+            f'job "{job}": the module {module} may not be named here; allowed: {known} (what the'
             " configuration names, or control.jobs)"
         )
     try:
@@ -47,7 +47,7 @@ def refuse_after(job: str) -> str:
     try:
         place = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
     except Exception as error:  # noqa: BLE001 - a metaclass may raise anything
-        return f'job "{job}": where it is defined cannot be told: {type(error).__name__}'
+        return f'job "{job}": cannot find out where it is defined: {type(error).__name__}'
     if place == (module_name, name):
         return ""
     defined = f"it is {place[1]} of {place[0]}" if all(place) else f"it is a {type(target).__name__}"

@@ -89,7 +89,7 @@ def _find(question: CodeQuestion) -> CodeFound:
         return CodeFound(
             None,
             f"the code in {text(str(folder))} is not copied ({text(str(error))}): a Consumer that starts after an edit"
-            " imports what it finds then, under the generation of before",
+            " imports what it finds then, under the previous generation",
         )
     remove_unneeded(store, frozenset((copy.digest, *question.needed)))
     return CodeFound(copy)

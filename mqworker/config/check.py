@@ -108,7 +108,7 @@ class Checker:
         return None if field.required else msgspec.UNSET
 
     def _bad_items(self, annotation: Any, value: Any, here: Key) -> bool:
-        """Check the tables in a list, if it may hold any; their keys are told with the number of their place."""
+        """Check the tables in a list, if it may hold any; errors name their keys with their index."""
         table = schema.table_of(schema.item_of(annotation)) if schema.takes_list(annotation) else None
         before = len(self.problems)
         if table is None or not isinstance(value, list):

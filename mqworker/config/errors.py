@@ -17,7 +17,7 @@ Key = tuple[str, ...]  # ("stages", "energy", "consumers")
 TOKEN: Key = ("control", "token")
 READ_TOKEN: Key = ("control", "read_token")
 URL: Key = ("broker", "url")
-PICKLE_KEY = "pickle_key"  # of each stage
+PICKLE_KEY = "pickle_key"  # the key of this name, in each stage
 FROM_FILE = "_FILE "  # in the origin of a value read from the file that an environment variable names
 MASK = "***"
 

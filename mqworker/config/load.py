@@ -72,7 +72,7 @@ class Loaded(msgspec.Struct, frozen=True):
         """Return a sentence on a stage that this service does not have."""
         here = ", ".join(self.config.stages)
         if name not in self.elsewhere:
-            return f"there is no stage {quoted(name)}; there are: {here}"
+            return f"there is no stage {quoted(name)}; known: {here}"
         there = "name the service that has it, by --url or by its MQWORKER_SERVICE__STATE_DIR"
         return f"stage {quoted(name)} runs elsewhere: {there}; here are: {here}"
 
@@ -82,7 +82,7 @@ class Loaded(msgspec.Struct, frozen=True):
             return f"there is no source {quoted(name)}: the configuration has no [sources.NAME]"
         here = ", ".join(self.config.sources) or "none"
         if name not in self.all_sources:
-            return f"there is no source {quoted(name)}; there are: {here}"
+            return f"there is no source {quoted(name)}; known: {here}"
         return f"source {quoted(name)} runs elsewhere, with stage {self.all_sources[name].into}; here are: {here}"
 
     def part(self, names: Collection[str]) -> "Loaded":

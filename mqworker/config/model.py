@@ -42,7 +42,7 @@ PeerUrl = Annotated[
     str,
     Meta(
         pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9]\d{0,4})?(/[A-Za-z0-9._~-]+)*/?\Z",
-        title="`http://host:port`, perhaps with a path behind it",
+        title="`http://host:port`, optionally followed by a path",
     ),
 ]
 PickleKey = Annotated[  # no pattern: msgspec 0.22 crashes on a union of a text with a pattern and a list
@@ -104,7 +104,7 @@ class ControlConfig(_Base, frozen=True):
     ] = ""
     token: Annotated[Token, about("Secret that callers must send as `Authorization: Bearer`.", default="none")] = ""
     read_token: Annotated[
-        Token, about("Secret of callers that may only look, such as a scraper; needs a `token`.", default="none")
+        Token, about("Secret of read-only callers, such as a scraper; needs a `token`.", default="none")
     ] = ""
     hosts: Annotated[
         tuple[Text, ...], about("Further accepted `Host` names; one with a port is accepted with that port only.")
@@ -184,7 +184,7 @@ class OutputConfig(_Base, frozen=True):
     text_is: ClassVar[str] = "queue"
 
     queue: Annotated[
-        str, Meta(max_length=200), about("Queue for the results.", default="none: who reads them binds queues")
+        str, Meta(max_length=200), about("Queue for the results.", default="none: whoever reads them binds queues")
     ] = ""
     exchange: Annotated[ShortText, about("Exchange to publish to.", default="the default exchange")] = ""
     type: Annotated[
@@ -460,7 +460,7 @@ class Config(_Base, frozen=True):
 
     @property
     def shared_classes(self) -> dict[str, str]:
-        """Return the class of each shared object that has a name."""
+        """Return the class of each shared object, by name."""
         return {name: each.job for name, each in self.shared.items()}
 
     @property

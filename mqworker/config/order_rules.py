@@ -47,7 +47,7 @@ def _held(at: Key, stage: StageConfig, broker: BrokerConfig, *, embedded: bool) 
         longest = broker.ack_timeout / 2
         what = (
             "{value} is long for a message that keeps its place: after broker.ack_timeout the broker gives it to"
-            " another service with this stage, which counts its attempts anew"
+            " another service with this stage, which counts its attempts from the start"
         )
         fix = f"set retry.max to {longest:g} or less"
         yield RuleViolation(((*at, "retry", "max"), ("broker", "ack_timeout")), what, fix, warning=True)

@@ -13,7 +13,7 @@ LONGEST = 200  # characters of a command in a sentence
 
 
 def spec_of(command: Sequence[str]) -> str:
-    """Return a program with its arguments as a job."""
+    """Return the job that stands for a program with its arguments."""
     return "exec:" + json.dumps(list(command), separators=(",", ":"))
 
 

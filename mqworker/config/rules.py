@@ -223,7 +223,7 @@ def _pickles(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
         yield RuleViolation((key,), "is an empty list", "name a key, or remove it")
     elif isinstance(stage.pickle_key, str) and stage.pickle_key.lstrip().startswith("["):
         fix = 'write ["NEW", "OLD"], or choose a key that begins otherwise'
-        yield RuleViolation((key,), "begins with [ but is no list of TOML", fix)
+        yield RuleViolation((key,), "begins with [ but is not a TOML list", fix)
     elif stage.codec == "pickle" and not stage.pickle_keys:
         fix = "set pickle_key, or its variable with _FILE, to a secret such as `openssl rand -hex 32` prints"
         yield RuleViolation((codec, key), "is {value}, but there is no pickle_key", fix)

@@ -45,7 +45,7 @@ def text_is(annotation: Any) -> str:
 
 
 def named_tables(annotation: Any) -> tuple[Any, Struct] | None:
-    """Return (type of the names, struct) when the type is one table for each name."""
+    """Return (type of the names, struct) if the type is a table of named tables, such as `stages`; else None."""
     (first, *_) = options(annotation)
     if get_origin(first) is not dict:
         return None

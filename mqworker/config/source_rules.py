@@ -22,7 +22,7 @@ def source_violations(config: Config) -> Iterator[RuleViolation]:
         stage = config.stages.get(source.into)
         if stage is None:
             there = ", ".join(config.stages)
-            yield RuleViolation(((*at, "into"),), "there is no stage {value}", f"there are: {there}")
+            yield RuleViolation(((*at, "into"),), "there is no stage {value}", f"known: {there}")
         else:
             size = len(stage.position_queue(name).encode())
             if size > MOST_BYTES:

@@ -3,7 +3,7 @@
 Runs wherever a schedule is looked at: in the rules of the configuration, in a source's process, in `mqworker check`.
 Reads the machine's data on time zones, `TZ` and `/etc/localtime`. Raises ValueError with one sentence.
 
-`datetime.astimezone()` is no substitute: it gives a zone with a fixed offset, which knows of no change.
+`datetime.astimezone()` is not a substitute: it gives a zone with a fixed offset, which has no daylight saving.
 """
 
 import os
@@ -24,7 +24,7 @@ def named(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
-            f"{name!r} is no time zone that this machine knows (names are as Europe/Berlin; the package tzdata has"
+            f"{name!r} is not a time zone that this machine knows (names are like Europe/Berlin; the package tzdata has"
             " them all)"
         ) from None
 

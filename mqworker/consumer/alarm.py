@@ -74,7 +74,7 @@ class Alarm:
         return signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
 
     def go_on(self, seconds: float) -> None:
-        """Ring in so many seconds; 0: not any more."""
+        """Ring in this many seconds; 0: no longer."""
         if self._armed and seconds:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -123,7 +123,7 @@ class Waits(Protocol):
 
 
 class SeatAlarm(Uninterrupted):
-    """Stands for the alarm in the calls of shared objects: what they wait is told to whoever keeps the limits."""
+    """Stands for the alarm in the calls of shared objects: what they wait is reported to whoever keeps the limits."""
 
     def __init__(self, waits: Waits | None) -> None:
         self._waits = waits

@@ -3,7 +3,7 @@
 Through a pipe, the Producer would make two more copies of it, one of them on its loop, and write it in a thousand
 steps. One memory file of the kernel for each lane, without a name. The Producer writes one body, then puts its chunk;
 the Consumer takes the body, which empties the file, before it reports the chunk as taken. So neither ever waits for the
-other. It stays empty when the Producer has no memory for a body; its message is told so, and fails.
+other. It stays empty when the Producer has no memory for a body; its message learns of that, and fails.
 """
 
 import contextlib

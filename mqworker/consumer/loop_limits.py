@@ -1,6 +1,6 @@
 """The time limits of the messages on one loop: the task of a message that exceeds one is cancelled.
 
-Lives on the loop; a part of TaskSeats. Owns the deadlines, the timer that looks at them, and the hold that tells who
+Lives on the loop; a part of TaskSeats. Owns the deadlines, the timer that looks at them, and the hold that shows who
 has the loop. A step that takes long counts against its message alone, and what stops the process counts against none:
 the limits of the others are moved, and so are their times in the in-hand register, by which the Producer judges.
 """
@@ -16,7 +16,7 @@ from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import SeatedMessage
 from mqworker.consumer.steps import LONG, Hold
 
-BEAT = 0.25  # seconds between two looks at the limits
+BEAT = 0.25  # seconds between two checks of the limits
 
 
 class LoopLimits:

@@ -1,11 +1,11 @@
-"""When to say that something holds the loop: soon, then seldom, and not for the same place over and over.
+"""When to say that something holds the loop: soon, then rarely, and not for the same place over and over.
 
 Pure; used by the pump, which sees who has the loop in the in-hand register.
 """
 
 AFTER = (0.5, 5.0, 50.0)  # seconds of one step
 EVERY = 60.0  # seconds between two lines about the same place in the code
-PLACES = 1000  # that are remembered
+PLACES = 1000  # places that are remembered
 NOBODY = -1  # in the place of a message: a callback, or a task of no message
 
 

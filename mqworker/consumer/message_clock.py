@@ -27,6 +27,6 @@ class MessageClock:
         return self._alarm.lend() or math.inf, hard
 
     def give_back(self, soft: float) -> None:
-        """Let the soft limit interrupt again, after so many seconds; 0: it has passed."""
+        """Let the soft limit interrupt again, after this many seconds; 0: it has passed."""
         if soft < math.inf:
             self._alarm.go_on(soft)

@@ -67,7 +67,7 @@ class Outbox:
         return True
 
     def clear(self) -> None:
-        """Empty the outbox: everything in it was sent up."""
+        """Empty the outbox: everything in it has gone up the pipe."""
         if self._words[_END] != _HEAD:
             self._words[_END] = _HEAD
             self._words[_VERSION] += 1

@@ -110,7 +110,7 @@ class Consumer(Spawned):
                 atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
     def _load(self, log: logging.Logger) -> "Chain | Seated":
-        """Take what the stage gives, import the code, and return what works with it, which is not set up."""
+        """Apply the stage's resources, import the code, and return what works with it, which is not set up yet."""
         spec, birth, generation = self._spec, self._birth, self._birth.generation
         resources.take(spec.config, birth.slot, birth.consumers)
         root, copy = use_code(spec.root, generation.copy, spec.state_dir)

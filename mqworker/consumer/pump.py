@@ -34,7 +34,7 @@ from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
 from mqworker.ipc.stage_spec import StageSpec
 
-PULSE = 0.25  # seconds between two looks, while anything is in hand
+PULSE = 0.25  # seconds between two checks, while anything is in hand
 GAP = 1.0  # seconds that a look may come too late before somebody is thought to hold the interpreter
 FRAME = 1 << 22  # bytes of outcomes in a frame
 MEASURE = 0.1  # seconds between two measurements of the memory
@@ -46,13 +46,13 @@ class SeatCrew(Protocol):
     """What works on messages; called by the pump."""
 
     over: float  # seconds beyond the hard limit in which it ends a message itself
-    has_loop: bool  # it sees itself for how long nothing went on
+    has_loop: bool  # it has a loop, and notes itself for how long that stood still
 
     def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages."""
 
     def beat(self, now: float) -> None:
-        """Write the pulse, as soon as what works on messages gets on."""
+        """Write the pulse, as soon as what works on messages makes progress."""
 
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
@@ -234,7 +234,7 @@ class LanePump:
             logs.report(log, logging.WARNING, "loop_blocked", what + more, traceback=where)
 
     def _where(self, work: SeatedMessage | None) -> str:
-        """Return where a message is, or the loop if it has none; "" if that cannot be told."""
+        """Return where a message is, or the loop if it has none; "" if that is unknown."""
         try:
             return self._crew.where_loop() if work is None else self._crew.where(work)
         except Exception:  # noqa: BLE001 - it looks into objects of user code, while those change
@@ -260,7 +260,7 @@ def _about(work: SeatedMessage | None) -> Iterator[None]:
 
 
 def _place(where: str) -> str:
-    """Return the innermost place in the user's code, as far as that can be told."""
+    """Return the innermost place in the user's code, as far as that is known."""
     lines = [line.strip() for line in where.splitlines() if line.startswith('  File "')]
     ours = ("<frozen", f'File "{sys.prefix}', f'File "{sys.base_prefix}', "site-packages", "/mqworker/consumer/")
     mine = [line for line in lines if not any(each in line for each in ours)]

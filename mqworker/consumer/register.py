@@ -53,7 +53,7 @@ class InHandRegister:
     def __init__(self, path: Path, seats: int = 1) -> None:
         """`seats`: how many messages one Consumer may work on at once."""
         self.path = path
-        self.places = places(seats)  # for Consumers
+        self.places = places(seats)  # places for Consumers
         self._seats = seats
         wanted = BLOCKS + self.places * seats * SLOT
         with contextlib.suppress(FileNotFoundError):
@@ -137,7 +137,7 @@ class InHandRegister:
 
 
 def places(seats: int) -> int:
-    """Return how many Consumers there can be, if each works on so many messages at once."""
+    """Return how many Consumers there can be, if each works on that many messages at once."""
     return 2 * most_consumers(seats)
 
 
@@ -202,7 +202,7 @@ class Seats:
 
     @property
     def pulse(self) -> float:
-        """When the Consumer last showed that its loop, or its threads, get on, while it had messages."""
+        """When the Consumer last showed that its loop, or its threads, made progress while it had messages."""
         return self.own._times[3]
 
     @pulse.setter

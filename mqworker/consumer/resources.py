@@ -24,7 +24,7 @@ NUMEXPR_MAX = 8  # it took no more by itself for long, and fails with more than 
 
 
 def take(config: StageConfig, slot: int, consumers: int) -> None:
-    """Take what the stage gives to each of its Consumers, of which there are so many."""
+    """Apply the resources that the stage gives to each of its Consumers, of which there are `consumers`."""
     if config.cpus:
         try:
             os.sched_setaffinity(0, config.cpus)

@@ -47,7 +47,7 @@ class ResultMessages:
         self._config = config
         self._largest = broker.max_message_size
         self._stamp: dict[str, bytes] = {}  # headers of every result; the first two are the same for a generation
-        self._same = b""  # those two, encoded
+        self._same = b""  # the first two headers, encoded
 
     def begin_generation(self, generation: int) -> None:
         """Stamp results with this generation from now on."""
@@ -128,7 +128,7 @@ class ResultMessages:
         return tuple(messages)
 
     def nothing(self, item: Item, properties: Properties, attempt: int, duration: float) -> ResultMessage:
-        """Return what tells a caller that there is no result."""
+        """Return what informs a caller that there is no result."""
         self._inherit(item, properties, attempt, duration)
         properties.headers[headers.OUTCOME] = "dropped"
         properties.content_type = None

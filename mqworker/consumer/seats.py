@@ -1,7 +1,7 @@
 """The seats of a Consumer that works on several messages at once: what is in hand, and what becomes of it.
 
 Pure; used by the pump. A seat is one of the positions for a message. It is free again when the outcome of its message
-is written, and not when that is computed: so a Producer that does not read bounds everything that a Consumer holds.
+is written, not when it is computed: so a Producer that stops reading limits what a Consumer holds.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class SeatedMessage:
         self.item = item
         self.setting = setting
         self.lost = lost
-        self.told = False  # where it was when its time was up
+        self.told = False  # whether it was reported where it was when its time was up
         self._queue = queue
         self._labels: dict[str, Any] | None = None
 

@@ -40,10 +40,10 @@ class SharedCalls:
         self._parts: Counter[str] = Counter()  # how often each link was called in this run
         self._waiting = 0  # blocks within which the time limits stand still
         self._ahead: dict[int, LinkAnswer] = {}  # seq -> the answer to the first link's call
-        self._answer: LinkAnswer | None = None  # that of the message in hand, until its turn
+        self._answer: LinkAnswer | None = None  # the answer for the message in hand, until its turn
 
     def link(self, name: str, link: str, value: Any) -> Any:
-        """Call `handle` of an object, as a link of the chain; behind a job that yields, once for each value."""
+        """Call `handle` of an object, as a link of the chain; after a job that yields, once for each value."""
         answer, self._answer = self._answer, None
         if answer is not None:  # the chain begins with this link
             return answer.result()
@@ -68,7 +68,7 @@ class SharedCalls:
         self._wait(True)
         try:
             answers = self._client(name).links(link, arguments)
-        except Exception:  # noqa: BLE001 - no memory, or it waited for too long: each asks for itself, and says so
+        except Exception:  # noqa: BLE001 - no memory, or a timeout: each calls on its own, and reports that
             answers = []
         finally:
             self._wait(False)

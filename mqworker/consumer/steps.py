@@ -1,4 +1,4 @@
-"""Who has the loop: a coroutine that tells, at each of its steps, that its message has it.
+"""Who has the loop: a coroutine that notes, at each of its steps, that its message has the loop.
 
 Runs on the loop of a Consumer, around the task of each message and around the tasks that its handler starts. What it
 writes into the in-hand register names the message that is to blame when the process dies in the middle of a step, or

@@ -65,7 +65,7 @@ class Worker:
     ) -> None:
         """`shared` makes the calls of shared objects. `contained`: whatever user code raises fails its message only."""
         self.soft_limit = 0.0
-        self.hard_limit = 0.0  # it only tells the deadline
+        self.hard_limit = 0.0  # it only carries the deadline
         self.generation = 0
         self.out_of_memory = False
         self.failed = False  # the last message
@@ -258,7 +258,7 @@ class Worker:
 
 
 def _caller(name: str) -> str:
-    """Return the queue of whoever waits for a result; "" if its name is not UTF-8."""
+    """Return the reply queue of a message; "" if its name is not UTF-8."""
     return "" if any("\ud800" <= character <= "\udfff" for character in name) else name
 
 

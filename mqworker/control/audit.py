@@ -1,14 +1,14 @@
 """The audit: who asked for what, what it has changed, and how it was answered.
 
-Kept by the Service: the last records in memory, and all of the last two megabytes in files of `state_dir`, which a
-killed Service finds again. Written by the HTTP threads, and for the main thread by one of its own; one lock keeps the
-records in order, another the file, so that a disk that hangs keeps nobody from what is in memory. A record is flushed,
-not synced: the audit costs no disk access that anybody waits for. What cannot be written stays in memory, and is logged
-once; what a hanging disk holds up is written when it goes on. Numbers are never given twice: those that are in memory
-only are reserved, a thousand at a time, in a file of a few bytes.
+Kept by the Service: the last records in memory, and all of the last two megabytes in files of `state_dir`, which are
+read again after a kill. The HTTP threads write their own records, and a separate thread those of the main thread; one
+lock keeps the records in order, another guards the file, so that a hanging disk does not block readers of what is in
+memory. A record is flushed, not synced: nobody waits for the disk. A record that cannot be written stays in memory,
+and the failure is logged once; what a hanging disk delays is written when it responds again. A number is never used
+twice: those of records that are in memory only are reserved, a thousand at a time, in a file of a few bytes.
 
-`ORIGIN` says who has asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
-loop does for it, so that whatever is stored there knows its author.
+`ORIGIN` names who asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
+loop does for it, so that whatever is stored there records its author.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ RECORDS = 1000  # in memory,
 PASSING = 200  # besides, of those who may only look
 BYTES = 1 << 20  # and no more than this of JSON
 FILE = 1 << 20  # bytes after which a file gives way to the next
-CHANGES = 256  # that a snapshot remembers
-RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not give them again
+CHANGES = 256  # changes that a snapshot remembers
+RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not use them again
 PATIENCE = 1.0  # seconds for which a request waits for the records of others to be written
 
 log = logging.getLogger("mqworker.audit")
@@ -57,7 +57,7 @@ class Attributed(msgspec.Struct, frozen=True):
 
 
 class Author(NamedTuple):
-    """Who has last set a field, and to what."""
+    """Who last set a field, and to what."""
 
     by: str
     time: float  # wall clock
@@ -102,7 +102,7 @@ class AuditTrail:
         self._number = folder / "audit.number"
         self._reserved = self._noted = _number(
             self._number
-        )  # up to which numbers may be given without a lasting record
+        )  # the highest number that may be used without a lasting record
         self._last = max(self._reserved, self._records[-1][0].n if self._records else 0)
 
     def add(self, record: AuditRecord, *, lasting: bool = True, wait: bool = True, logged: bool = True) -> None:
@@ -141,7 +141,7 @@ class AuditTrail:
         return about[-limit:] if limit else [], max(0, oldest - number - 1) if number else 0
 
     def since(self, number: int) -> list[AuditRecord]:
-        """Return the records that are remembered after this number, the oldest first."""
+        """Return the remembered records with a higher number, the oldest first."""
         return self.after(number)[0]
 
     def author(self, stage: str, field: str) -> Author | None:
@@ -165,17 +165,17 @@ class AuditTrail:
                     self._write(data)
             finally:
                 self._file.release()
-            if not self._unwritten:  # of who has given up meanwhile
+            if not self._unwritten:  # records of requests that have stopped waiting
                 return
 
     def _reserve(self) -> None:
-        """Note which numbers may be given; where that cannot be written, the next Service may give some again."""
+        """Store the highest number that may be used; if that fails, the next Service may use some numbers again."""
         number = self._reserved
         if number > self._noted:
             with contextlib.suppress(OSError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 with os.fdopen(os.open(self._number, flags, 0o600), "wb") as file:
-                    file.write(b"%016d\n" % number)  # always as long, so that it is never cut
+                    file.write(b"%016d\n" % number)  # always of the same length, so that it is never truncated
             self._noted = number
 
     def _next(self) -> bytes:

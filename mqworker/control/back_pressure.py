@@ -10,7 +10,7 @@ from mqworker.control.outlook import outlook
 from mqworker.control.views import StageView
 
 SLOWER, ELSEWHERE = "is slower", "runs elsewhere"
-_DOES = {  # by what holds a stage back
+_DOES = {  # what the stage does, by what holds it back
     "stopped": "is stopped",
     "paused": "is paused",
     "no consumers": "has no Consumers",

@@ -20,7 +20,7 @@ HORIZON = 30.0  # seconds of arrivals that count as if they were there
 URGENT = 30.0  # pressure in seconds that a stage must exceed to get a Consumer
 GAIN = 0.8  # a stage gives if its pressure is then at most this share of the one that the receiver has
 HOLD = 30.0  # seconds for which a stage that has received a Consumer gives none: at least these
-STARTS = 10.0  # and at least so many times as long as its Consumers take to start
+STARTS = 10.0  # and at least this many times as long as its Consumers take to start
 TURN = 10.0  # seconds instead of both where there are fewer Consumers than stages
 PATIENCE = 60.0  # seconds for which messages wait where there is no Consumer; then it is their turn in any case
 LONGEST = 600.0  # seconds for which a new Consumer is waited for: as long as one may take, unless it is configured
@@ -72,7 +72,7 @@ class Balance:
         self._given: dict[str, float] = {}  # since when a stage waits for a Consumer that it was given
         self._starting: dict[str, float] = {}  # since when that one may start: the giver's has left
         self._start_up: dict[str, float] = {}  # seconds that the last of these took to start
-        self._received: dict[str, float] = {}  # when it was set up
+        self._received: dict[str, float] = {}  # when the last Consumer that it was given was ready, or was given up on
         self._waiting: dict[str, float] = {}  # since when messages wait where there is no Consumer
 
     def fit(self, stages: Iterable[str], budget: int, having: Mapping[str, int] = MappingProxyType({})) -> None:
@@ -109,7 +109,7 @@ class Balance:
         room = self._budget - others - sum(max(count, present.get(each, 0)) for each, count in self.counts.items())
         for stage, share in self.shares.items():
             more = min(share - self.counts[stage], room)
-            if more > 0 and present.get(stage, 0) <= self.counts[stage]:  # none of its own is leaving
+            if more > 0 and present.get(stage, 0) <= self.counts[stage]:  # none of its own Consumers is leaving
                 self.counts[stage] += more
                 room -= more
         return self.counts != before
@@ -118,10 +118,10 @@ class Balance:
         """Return the move to make now, if there is one, and count it into the shares; may be called at any time.
 
         One moves if the highest pressure exceeds 30 s, and that of the giver stays at least 20 % below it. So it does
-        not come back, and the higher one of the two pressures falls. Who has received one keeps what it has for a
-        while, from when it is set up. Each stage keeps one; where there are too few for that they take turns, and the
-        time for which messages have waited where there is no Consumer is added to the pressure there. Beside a stage
-        with work for days that would take days, so after a minute they are next, whatever the pressures.
+        not come back, and the higher one of the two pressures falls. A stage that has received one keeps what it has
+        for a while, from when it is set up. Each stage keeps one; where there are too few for that they take turns, and
+        the time for which messages have waited where there is no Consumer is added to the pressure there. Beside a
+        stage with work for days that would take days, so after a minute they are next, whatever the pressures.
         """
         self._look(facts, now)
         if now < self._due:
@@ -162,7 +162,7 @@ class Balance:
         return self.shares[stage] < self._top(stage)
 
     def _look(self, facts: Mapping[str, Demand], now: float) -> None:
-        """Note which Consumers may start, which are set up by now, and where messages wait in vain."""
+        """Note which Consumers may start, which are set up by now, and where messages wait without any Consumer."""
         for stage in list(self._given):
             if stage not in self.shares:
                 self._forget(stage)

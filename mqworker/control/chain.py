@@ -23,7 +23,7 @@ LinkSpec = Annotated[  # a JobSpec, or a program as text
     ),
 ]
 MOST = 100  # jobs of a chain
-LONGEST = 60  # characters of a name without the number behind it
+LONGEST = 60  # characters of a name without the number appended to it
 
 
 class ChainLink(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -157,7 +157,7 @@ def _find(chain: Sequence[ChainLink], name: str) -> ChainLink:
 
 
 def _free(job: str, taken: set[str]) -> str:
-    """Return the name of a job's function or class, or of a program's file; with a number behind it, if it is taken."""
+    """Return the name of a job's function or class, or of a program's file; with a number appended if it is taken."""
     called = _file_of(job) if is_program(job) else job.partition(":")[2]
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in called)[:LONGEST]
     plain = plain.lstrip("_.-") or "job"
@@ -169,7 +169,7 @@ def _free(job: str, taken: set[str]) -> str:
 
 
 def _file_of(program: str) -> str:
-    """Return the name of a program's file; "" for a text that is no program, which is refused later."""
+    """Return the name of a program's file; "" for a text that is not a program, which is refused later."""
     try:
         return command_of(program)[0].rpartition("/")[2]
     except ValueError:

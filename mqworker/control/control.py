@@ -44,8 +44,8 @@ class Control:
         self.commands = 0  # control commands taken, for the metrics
         self.faults = Faults()  # of all stages; the main thread feeds it
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
-        # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.
-        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records behind this number, each with `n`
+        # Reports of other parts, as plain data; each part puts its function here, and until then there is nothing.
+        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records after this number, each with `n`
         self.peers: Callable[[], Sequence[Any]] = tuple  # other services
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()
@@ -99,7 +99,7 @@ class Control:
     def ask(self, call: Callable[[Operator], Coroutine[Any, Any, T]], deadline: float = STORE_DEADLINE) -> T:
         """Let the main thread carry out an operation, and return its result; raises what it raises.
 
-        The operation keeps to `deadline` by itself: the wait for its answer is longer, so that its own error is told.
+        The operation keeps to `deadline` itself: the wait for its answer is longer, so that its own error is reported.
         """
         loop, operator = self._loop, self._operator
         if loop is None or operator is None:
@@ -121,7 +121,7 @@ class Control:
         return self.ask(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
 
     def operations(self) -> tuple[BulkView, ...]:
-        """Return the operations on dead letters: those at work, and the last ones; the oldest first."""
+        """Return the operations on dead letters: those in progress, and the last ones; the oldest first."""
         return () if self._operator is None else self._operator.bulk.all
 
     def bulk_counts(self) -> Mapping[tuple[str, str, str], int]:

@@ -124,7 +124,7 @@ class Undo(_Change, frozen=True):
 
 
 class Revert(_Change, frozen=True):
-    """Go back from the generation with this code to the one of before its commit, whose Consumers are still there."""
+    """Go back from the generation with this code to the one that it replaced, whose Consumers are still there."""
 
     code: int
     previous: Previous

@@ -16,7 +16,7 @@ from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired, digest_of, value_of
 from mqworker.control.switch import committed
 
-VALUE = 200  # bytes of JSON of a value; a larger one is told by its beginning
+VALUE = 200  # bytes of JSON of a value; of a larger one the beginning is shown
 FIELDS = 20  # of one change; more are counted
 
 
@@ -50,7 +50,7 @@ def _differences(old: Document, new: Document) -> Iterator[FieldChange]:
 
 
 def fields(stage: StageDesired) -> dict[str, Any]:
-    """Return what an operator can change about a stage, by names under which it is told."""
+    """Return what an operator can change about a stage, by the names that reports use."""
     ahead = committed(stage)
     chain = [f"{link.name}: {link.job}{'' if link.enabled else ' (disabled)'}" for link in ahead.jobs]
     return {

@@ -117,7 +117,7 @@ class Faults:
         self._told: dict[str, StageFaults] = {}
 
     def take(self, stage: str, report: FaultReport, now: float) -> None:
-        """Take a Producer's report; `now` is the wall clock."""
+        """Count a Producer's report in; `now` is the wall clock."""
         of = self._stages.setdefault(stage, _OfStage())
         of.take(report, int(now // 60))
         told = tuple(known.told(key) for key, known in reversed(of.known.items()))

@@ -113,7 +113,7 @@ class StageHistory:
         """Leave a gap up to this second."""
         if to <= self.fine.end:
             return
-        self._last = None  # the next report begins anew
+        self._last = None  # the next report starts from zero
         step = to // COARSE
         if step > self.coarse.end and self._step:
             self._end_step()
@@ -151,7 +151,7 @@ class History:
         return now - self._began
 
     def feed(self, reports: Mapping[str, StageStatus | None], totals: Callable[[str], Values], now: float) -> None:
-        """Take in the newest report of each stage; `totals` returns the counters of a stage."""
+        """Add the newest report of each stage; `totals` returns the counters of a stage."""
         late = int(self.second(now)) - LATE
         for name, status in reports.items():
             stage = self._stages.get(name)
@@ -174,7 +174,7 @@ class History:
             return (known.fine if every == FINE else known.coarse).read(names, first)
 
     def end(self, stage: str, every: int = FINE) -> int:
-        """Return the number of the step behind the newest one."""
+        """Return the number of the step after the newest one."""
         known = self._stages.get(stage)
         return 0 if known is None else (known.fine if every == FINE else known.coarse).end
 

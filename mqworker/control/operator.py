@@ -20,14 +20,14 @@ STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
 BULK_DEADLINE = 15.0  # seconds for an operation on dead letters to begin, or to take notice of its end
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
 FIND_DEADLINE = 1.0  # seconds to find a message
-STACK_DEADLINE = 2.0  # seconds for a Consumer to tell where it is
+STACK_DEADLINE = 2.0  # seconds for a Consumer to report where it is
 
 
 class Stored(NamedTuple):
     """A change that is stored."""
 
     revision: int
-    change: int = 0  # the code of the candidate that it has become, by which its end can be told; 0: it is in force
+    change: int = 0  # the code of the candidate that it has become, by which its end is recognised; 0: it is in force
 
 
 class ParamsForm(NamedTuple):

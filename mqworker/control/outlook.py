@@ -12,7 +12,7 @@ from mqworker.ipc.stage_status import StageStatus
 
 CONSUMERS, NOTHING, RETRIES = "consumers", "nothing", "retries"
 STANDBY = "standby"  # another service has the messages of an ordered stage
-ORDER = "order"  # messages of an ordered stage wait for one that does not get on, or for others of their key
+ORDER = "order"  # messages of an ordered stage wait for one that makes no progress, or for others of their key
 TREND = 30.0  # seconds of work that wait before they are said to grow: less may be a burst
 SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
 _REASONS = {  # other names for a Producer's reasons; no: there is none

@@ -73,7 +73,7 @@ class StageDesired(msgspec.Struct, frozen=True):
     of: int = 0  # the generation that a rollback brought back; 0: it is a new one
     params_of: int = 0  # the generation of which a rollback brought back the parameters alone; 0: they are new
     shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
-    history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
+    history: tuple[Version, ...] = ()  # earlier generations, the newest last; no two neighbours are equal
     folder: str = ""  # the digest of the code in the folder, as of the last start or reload
     configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
     refused: str = ""  # why a start did not take the code in the folder, or what is configured
@@ -89,7 +89,7 @@ class StageDesired(msgspec.Struct, frozen=True):
 
     @property
     def next_number(self) -> int:
-        """Return the number of the next generation; none is given twice, so that results never seem to go back."""
+        """Return the number of the next generation; none is used twice, so that results never seem to go back."""
         used = [self.generation, *(each.generation for each in self.undone)]
         if self.candidate is not None:
             used.append(self.candidate.version.generation)

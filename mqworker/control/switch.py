@@ -3,7 +3,7 @@
 Pure; part of the desired state. Such a change needs other Consumers, so it is a *candidate* first. When they are set up
 it is committed, and the commit is stored before any of them receives a message. What cannot be set up is undone: the
 generation in use was never touched. If a Consumer dies before the new code has finished a message, the stage goes back
-to the generation of before, under a new number.
+to the previous generation, under a new number.
 """
 
 from typing import Any, NamedTuple
@@ -109,7 +109,7 @@ def without_candidate(stage: StageDesired, kind: UndoneKind, reason: str, now: f
 
 
 def reverted(stage: StageDesired, previous: Previous, reason: str, now: float, config: StageConfig) -> StageDesired:
-    """Return the stage at the generation of before the last commit, under a new number, with its former Consumers."""
+    """Return the stage at the generation before the last commit, under a new number, with its former Consumers."""
     entry = Undone(stage.generation, stage.code, reason, now, "failed")
     new = gone_back(stage, previous.version, config, previous.code)
     return msgspec.structs.replace(new, undone=(*stage.undone, entry)[-UNDONE:])

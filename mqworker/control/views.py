@@ -59,7 +59,7 @@ class SourceView(msgspec.Struct, frozen=True):
     problem: str  # one sentence, or ""
     restarts: int
     starts: int  # of its process
-    items: int  # that were confirmed since the service started
+    items: int  # items confirmed since the service started
     missed: int  # ticks since then
     status: SourceStatus | None  # None while there is no process
 

@@ -48,7 +48,7 @@ def where_now(
     """Return where a message is, from what each stage knows; `silent`: those that have not answered.
 
     `letters`: the stages that have a dead letter of it, as of `looked` seconds ago; None: not all were looked through.
-    Only a look after its death tells that the letter has left its queue.
+    Only a look after its death shows that the letter has left its queue.
     """
     for state in _FIRST:
         for stage, place in reversed([*places.items()]):

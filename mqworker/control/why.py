@@ -1,7 +1,7 @@
 """Why nothing is happening in a stage, in one sentence; or that all is well.
 
-Pure: one decision for the page, the command line and the API, none of which makes a sentence of its own. The first
-line of the table that applies is told: what an operator has switched off comes before what is broken, and that before
+Pure: one decision for the page, the command line and the API, none of which makes a sentence of its own. The first line
+of the table that applies is reported: what an operator has switched off comes before what is broken, and that before
 what is merely slow. `code` is relied on by other programs; the sentence is for people.
 
 Longer than most modules, because the order of the answers is the decision: it is read from the top, in one place.
@@ -24,7 +24,7 @@ from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, LinkState, S
 LONG = 30.0  # seconds in hand from which on a message is long ...
 OUTLIER = 20.0  # ... unless messages of this stage take so long: times their 95th percentile
 STILL = 0.05  # messages per second, lately, below which an empty queue means that nothing happens
-RECENT = 600.0  # seconds for which a change that was undone is told
+RECENT = 600.0  # seconds for which a change that was undone is reported
 FULL = 0.8  # share of max_backlog from which on the output queue counts as full (brokers/credit)
 LONGEST = 600  # characters of a sentence
 SWITCHED_OFF = ("stopped", "paused", "no_consumers")
@@ -53,11 +53,11 @@ class Why(msgspec.Struct, frozen=True):
 
 
 class WhyFacts(NamedTuple):
-    """What there is to know besides the stage itself."""
+    """What a decision needs to know besides the stage itself."""
 
     now: float  # CLOCK_MONOTONIC
     wall: float
-    paused: bool = False  # the whole service is, by a signal
+    paused: bool = False  # whether a signal has paused the whole service
     paused_since: float | None = None  # wall clock; None: not known
     paused_by: Paused = ("", None)  # who last paused or stopped this stage
     line: Sequence[Place] = ()
@@ -195,7 +195,7 @@ def _output_full(stage: str, status: StageStatus, facts: WhyFacts) -> Why:
 
 
 def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
-    """Return how it gets on: messages come, and there are Consumers for them."""
+    """Return its progress: messages come, and there are Consumers for them."""
     expected = outlook(view, paused=facts.paused)
     order = status.order
     if expected.held_back_by == ORDER and order is not None:
@@ -221,7 +221,7 @@ def _blocked(blocked: BlockedOrder, facts: WhyFacts) -> Why:
 
 
 def _long(view: StageView, status: StageStatus, facts: WhyFacts) -> Why | None:
-    """Return that every Consumer works on messages that take far longer than others; None: not every one does."""
+    """Return the reason that all Consumers are on messages that take far longer than others; None if not all are."""
     limit = _limit(status)
     ready = [each for each in status.consumers if each.state in ("idle", "busy")]
     if not ready or not all(_stuck(each, limit, facts.now) for each in ready):
@@ -296,7 +296,7 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
 
 
 def _change(view: StageView, wall: float) -> Why | None:
-    """Return what is to be told of a change of jobs, code or parameters, besides what the stage does; None: nothing."""
+    """Return what to report about a change of jobs, code or parameters, besides what the stage does; None: nothing."""
     desired, candidate = view.desired, view.desired.candidate
     if candidate is not None:
         switch = view.actual.switch if view.actual is not None else None

@@ -1,6 +1,7 @@
 """Since when each stage has had its present answer to "Why is nothing happening?".
 
-Told by the main thread about once a second, read by the others: an entry is replaced as a whole, so no lock is needed.
+Written by the main thread about once a second, read by the others: an entry is replaced as a whole, so no lock is
+needed.
 """
 
 
@@ -11,7 +12,7 @@ class WhySince:
         self._known: dict[str, tuple[str, float]] = {}  # the code of the last answer, and when it came (wall clock)
 
     def note(self, stage: str, code: str, wall: float) -> None:
-        """Take in the code of now."""
+        """Record the present code."""
         known = self._known.get(stage)
         if known is None or known[0] != code:
             self._known[stage] = code, wall

@@ -1,4 +1,4 @@
-"""How durations, rates and numbers are told: the same by the service, its Producers and the command line.
+"""How durations, sizes, rates and numbers are worded for people, in sentences of the service and on the command line.
 
 Pure; imports nothing of ours, so that verbs of the command line start quickly.
 """

@@ -150,7 +150,7 @@ class Access:
 
 
 def is_open(environ: Mapping[str, Any]) -> bool:
-    """Return whether anybody may send this: whether we live, the page's files, and what logs it in."""
+    """Return whether a request needs no login: the liveness check, the files of the page, and logging in."""
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     if path in ALIVE or path == "/ui" or path.startswith("/ui/"):
         return True

@@ -68,9 +68,9 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 
 class _OneWay(Rule):
-    """Finds the view of a path. Nothing asks for the path of a view; to be ready for that takes most of a rule's time.
+    """A rule that cannot build URLs: nobody needs that, and compiling for it takes most of the time that a rule costs.
 
-    If Werkzeug calls its method by another name one day, only that time is lost again.
+    Should Werkzeug rename this private method, only that time is lost again.
     """
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: ARG002 - its interface
@@ -122,14 +122,14 @@ def _view(api: Api, route: Route) -> Any:
 
 
 def _check_caller(route: Route) -> None:
-    """Refuse what the caller may not do (S3), and with a cookie what the page has not sent (S5)."""
+    """Refuse what the caller may not do (S3), and a request with a cookie that the page has not sent (S5)."""
     caller: Identity | None = request.environ.get(CALLER)
     if route.needs_control and caller is None:
         raise Problem(401, "it is not known who calls")
     if route.has_effects and caller is not None and caller.session and not page_sent(request.environ):
         raise Problem(403, "with a cookie only the page changes anything: X-Mqworker is missing")
     if route.needs_control and caller is not None and caller.role != "control":
-        raise Problem(403, "this login may only look", kind="role")
+        raise Problem(403, "this login is read-only", kind="role")
 
 
 def _check(route: Route) -> None:
@@ -141,7 +141,7 @@ def _check(route: Route) -> None:
     _check_caller(route)
     for name in request.args:
         if name not in route.query and (route.query or route.has_effects):
-            reason = f"is unknown; known are: {', '.join(route.query) or 'none'}"
+            reason = f"is unknown; known: {', '.join(route.query) or 'none'}"
             raise Problem(422, f"the query parameter {name!r} {reason}", fields=[(name, reason)])
     if route.any_body or not request.content_length:
         return

@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 class _Seldom:
-    """Is due once in a while; of two threads at the same moment both may be told so."""
+    """Is due once in a while; may be due for two threads at the same moment."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -95,14 +95,14 @@ def _record(api: Api, route: Route, origin: Origin, caller: Identity, response: 
 
 
 def _asked(route: Route) -> str:
-    """Return the beginning of the body: of a command, which is JSON; a credential and a message are not told."""
+    """Return the beginning of the body: of a command, which is JSON; credentials and messages are left out."""
     if route.body is None or route.own or route.any_body:
         return ""
     return _plain(request.get_data().decode(errors="replace"), BODY)
 
 
 def _answer(response: Response) -> str:
-    """Return why a request was refused, or whether its change is in force; what else an answer says is not told."""
+    """Return why a request was refused, or whether its change is in force; the rest of an answer is left out."""
     if response.is_streamed or not (response.mimetype or "").endswith("json"):
         return ""
     document = msgspec.json.decode(response.get_data())

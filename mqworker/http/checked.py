@@ -15,7 +15,7 @@ from mqworker.control.views import Snapshot, StageView
 from mqworker.http.problems import Problem
 from mqworker.http.routing import WAIT_MAX, Api, requested_wait
 
-CheckedChange = Callable[[Operator, float], Coroutine[Any, Any, Stored]]  # the second argument: within so many seconds
+CheckedChange = Callable[[Operator, float], Coroutine[Any, Any, Stored]]  # the second: a deadline, in seconds
 PROOF = 2.0  # seconds to wait for the first message that new code finishes
 
 

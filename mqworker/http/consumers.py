@@ -29,7 +29,7 @@ class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def stack(api: Api, stage: str, slot: str) -> Any:
-    """Return where a Consumer is."""
+    """Return the stacks of a Consumer: where its code is now."""
     name, question = api.stage(stage).name, AskStack(0, _number(slot))
     found = api.control.ask(lambda operator: operator.ask_producer(name, question, STACK_DEADLINE), STACK_DEADLINE)
     assert isinstance(found, StackAnswer)

@@ -2,9 +2,9 @@
 
 Runs in the server's threads: a stream occupies one and a place (places.py). What happens in a second is put together
 once, by the first stream that wants it, and shared by all of them, so that many tabs cost little more than one. Each
-second ends with a `tick`, whose id tells all that a client has: a client that comes back with it, as `after` or as
-Last-Event-ID, is sent what it has missed. With `once=1` the same events come as one answer that ends, for whoever asks
-now and then instead of listening; it takes no place.
+second ends with a `tick`, whose id says how much the client has received: a client that comes back with it, as `after`
+or as Last-Event-ID, is sent what it has missed. With `once=1` the same events come as one answer that ends, for whoever
+asks now and then instead of listening; it takes no place.
 
 `hello` comes first, then the history of each stage that was asked for, then each second what the topics tell:
 
@@ -14,7 +14,7 @@ now and then instead of listening; it takes no place.
     operations, audit, peers   what has changed
 
 It fails as any request does. A stream ends with its client, with the server or with the login, and after ten minutes;
-the client is told by `bye`.
+the client receives `bye`.
 """
 
 import time
@@ -58,7 +58,7 @@ class _Asked(NamedTuple):
 
 
 def feed(api: Api) -> Any:
-    """Stream what the topics tell, each second."""
+    """Stream what the topics report, each second."""
     refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
     asked = _asked(api)
     hello = _hello(api)
@@ -83,7 +83,7 @@ def _asked(api: Api) -> _Asked:
             api.stage(topic.removeprefix(STAGE))
         elif topic not in (OVERVIEW, LOGS, *CHANGING):
             known = ", ".join((OVERVIEW, f"{STAGE}NAME", LOGS, *CHANGING))
-            raise _wrong("topics", f"has {topic!r}; known are: {known}")
+            raise _wrong("topics", f"has {topic!r}; known: {known}")
     since, line = _after(api)
     return _Asked(topics, since, line, asked_filter())
 
@@ -98,7 +98,7 @@ def _after(api: Api) -> tuple[int, int]:
         raise _wrong("after", "must be the id of an event: BOOT.SECOND.LINE")
     if boot != api.control.history.boot or int(numbers[0]) > _second(api):
         return ALWAYS, 0
-    return int(numbers[0]) or ALWAYS, int(numbers[1])  # 0: who asks for other topics has nothing of them
+    return int(numbers[0]) or ALWAYS, int(numbers[1])  # 0: whoever asks for other topics has nothing of them
 
 
 def _wrong(name: str, reason: str) -> Problem:
@@ -195,7 +195,7 @@ def past(api: Api, stage: str) -> Any:
     every = FINE if seconds <= FINE * FINE_SIZE else COARSE
     names = tuple(filter(None, request.args.get("series", "").split(","))) or SERIES
     if unknown := [each for each in names if each not in SERIES]:
-        raise _wrong("series", f"has {unknown[0]!r}; known are: {', '.join(SERIES)}")
+        raise _wrong("series", f"has {unknown[0]!r}; known: {', '.join(SERIES)}")
     end = history.end(name, every)
     first, series = history.read(name, names, max(0, end - seconds // every), every)
     until = time.time() - history.second(time.monotonic()) + (first + len(series[names[0]])) * every

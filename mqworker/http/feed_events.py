@@ -20,7 +20,7 @@ class FeedHello(msgspec.Struct, frozen=True):
     service: str
     version: str
     role: str  # control | read
-    hidden_topics: list[str]  # that were asked for, and are not shown to this role
+    hidden_topics: list[str]  # topics that were asked for, but that this role may not see
 
 
 class FeedHistory(msgspec.Struct, frozen=True, rename={"first": "from"}):
@@ -56,7 +56,7 @@ class FeedStage(msgspec.Struct, frozen=True, rename={"arrived": "in"}):
     auto: bool
     rate: float | None
     arrival: float | None
-    arrived: float | None  # in the newest second that is known
+    arrived: float | None  # messages that arrived in the newest known second
     unfinished: int | None
     seconds_left: float | None
     growing: bool
@@ -125,4 +125,4 @@ class FeedTick(msgspec.Struct, frozen=True):
 class FeedBye(msgspec.Struct, frozen=True):
     """The last event of a stream that the service ends."""
 
-    reason: str  # draining | renew (ask again: it is old, or the login has ended)
+    reason: str  # draining | renew (reconnect: the stream is ten minutes old, or the login has ended)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-SECONDS = 3  # whose events are kept, for streams that come late
+SECONDS = 3  # latest seconds whose events are kept, for streams that come late
 
 
 class LatestStates:
@@ -23,7 +23,7 @@ class LatestStates:
         self._things: dict[Hashable, tuple[int, msgspec.Raw]] = {}  # those that changed last are last
 
     def note(self, n: int, things: Iterable[tuple[Hashable, Any]]) -> None:
-        """Take in things under their names; once a second, or whoever was told already would miss what comes after."""
+        """Add things under their names; once a second, or a client that was sent this second would miss later ones."""
         if n <= self._noted:
             return
         self._noted = n

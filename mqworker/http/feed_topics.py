@@ -1,6 +1,6 @@
-"""What each topic of the Feed tells in a second.
+"""What each topic of the Feed reports in a second.
 
-Runs in the server's threads; reads the snapshot, the history and what other parts tell through Control.
+Runs in the server's threads; reads the snapshot, the history and what other parts report through Control.
 """
 
 import time
@@ -29,7 +29,7 @@ from mqworker.http.routing import Api
 from mqworker.http.stages import change_of, one
 
 NEWEST = LATE + 1  # seconds that are sent again and again: as many as may become known at once
-OPERATIONS, RECORDS, FAULTS, PEERS = 50, 200, 201, 32  # that are sent at most
+OPERATIONS, RECORDS, FAULTS, PEERS = 50, 200, 201, 32  # how many of each are sent, at most
 ALWAYS = -1  # the second since which a new client wants what there is
 
 

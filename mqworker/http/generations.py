@@ -77,7 +77,7 @@ def params(api: Api, stage: str) -> Any:
 
 
 def params_schema(api: Api, stage: str) -> Any:
-    """Return what the parameters may be, as the code says."""
+    """Return the schema of the parameters, made from the code."""
     name = api.stage(stage).name
     return api.control.ask(lambda operator: operator.params_form(name, WAIT_MAX), WAIT_MAX)._asdict()
 
@@ -123,7 +123,7 @@ def _tagged(response: Response, desired: StageDesired) -> Response:
 
 @contextlib.contextmanager
 def _telling_current(api: Api, stage: str, tell: Callable[[StageDesired], dict[str, Any]]) -> Iterator[None]:
-    """Say what there is now, where the caller has seen something else."""
+    """Add the present state to a conflict, which means that the caller has seen an earlier one."""
     try:
         yield
     except ControlError as error:

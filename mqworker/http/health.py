@@ -56,13 +56,13 @@ def _unready(view: StageView, *, paused: bool) -> str:
     if status.link.problem:
         return status.link.problem
     should_consume = desired.listening and desired.working and desired.consumers > 0 and not paused
-    if should_consume and not (status.link.consuming or status.link.waits):  # who stands by is ready
+    if should_consume and not (status.link.consuming or status.link.waits):  # a stage that stands by is ready
         return f"not consuming: {status.problem or status.link.reason or 'not yet'}"
     return ""
 
 
 def _faulty(view: SourceView) -> str:
-    """Return why messages do not come from a source as they should; who waits or stands by is ready."""
+    """Return why messages do not come from a source as they should; one that waits or stands by is ready."""
     if view.state == "crash loop":
         return f"crash loop: {view.problem}"
     return f"its code was refused: {view.desired.refused}" if view.desired.refused else ""

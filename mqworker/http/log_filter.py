@@ -21,7 +21,7 @@ class LogFilter(NamedTuple):
 
     level: str = ""  # the least severe one
     stage: str = ""
-    text: str = ""  # in the message or in any field of its own, whatever the case of its letters
+    text: str = ""  # to be found in the message or in another field, ignoring case
     message: str = ""  # the id of the message that it is about
     event: str = ""
 

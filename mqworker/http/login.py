@@ -24,7 +24,7 @@ log = logging.getLogger("mqworker.http")
 
 
 class Credential(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the page logs in with: a ticket, or a token; `path` is the page's own, less `ui/`."""
+    """What the page logs in with: a ticket or a token; `path`, for the cookie, is that of the page without `ui/`."""
 
     ticket: Annotated[str, Meta(max_length=100)] = ""
     token: Annotated[str, Meta(max_length=10_000)] = ""

@@ -75,7 +75,7 @@ class Logins:
             raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=_CHALLENGE)
         refuse_foreign(environ)
         if not (page_sent(environ) or _browser_sent(environ)):
-            raise Problem(403, f"a cookie is taken from the page alone, which sends X-Mqworker: {PAGE}")
+            raise Problem(403, f"a cookie is accepted only from the page, which sends X-Mqworker: {PAGE}")
         return Identity(session.role, session.by, session)
 
     def goes_on(self, environ: Mapping[str, Any]) -> Callable[[], bool]:
@@ -88,7 +88,7 @@ class Logins:
 
     def check(self, token: bytes, environ: Mapping[str, Any], what: str) -> Identity:
         """Return whose token this is; raises a Problem, also for a peer that has sent many wrong ones."""
-        given = _digest(token)  # of the same length whatever was sent, so that the time tells nothing
+        given = _digest(token)  # of the same length whatever was sent, so that the time reveals nothing
         found = [caller for digest, caller in self._tokens if hmac.compare_digest(given, digest)]
         if found:
             return found[0]  # also beside many wrong ones from the same address, which may be that of a proxy

@@ -1,8 +1,8 @@
 """The route for one message, found by its id: where it is, its way through the stages, its log lines, its dead letters.
 
 Runs in the server's threads. Asks all Producers at once, through Control, and answers within a second; dead letters are
-told as they were seen last. Only `look` takes longer, because it goes through their queues. An unknown message is an
-answer too: it says how far back the stages remember.
+reported as they were last seen. Only `look` takes longer, because it goes through their queues. An unknown message is
+an answer too: it says how far back the stages remember.
 """
 
 import time

@@ -264,7 +264,7 @@ def _shared(views: list[SharedView]) -> Iterator[Metric]:
 
 
 def _sources(views: list[SourceView]) -> Iterator[Metric]:
-    """Yield how sources get on."""
+    """Yield the state of the sources."""
 
     def rows(value: Callable[[SourceView], float]) -> list[Row]:
         return [({"source": view.name}, value(view)) for view in views]

@@ -1,4 +1,4 @@
-"""The metrics of what Producers tell about their Consumers, their failures and their journals.
+"""The metrics of what Producers report about their Consumers, their failures and their journals.
 
 Pure; a part of `metrics`. Labels are stages and the slots of Consumers, never anything from messages.
 """

@@ -22,7 +22,7 @@ QUERY = {
     "event": ("string", "Only lines of this event"),
     "after": ("string", "What to go on behind: the id of the Feed's last tick, the number of a record, or `next`"),
     "limit": ("integer", "How many at most"),
-    "topics": ("string", "What to tell, separated by commas: overview, stage:NAME, logs, operations, audit, peers"),
+    "topics": ("string", "What to report, separated by commas: overview, stage:NAME, logs, operations, audit, peers"),
     "once": ("string", "1: answer with the events of now, and end"),
     "level": ("string", "Only log lines at least as severe: debug, info, warning, error"),
     "look": ("boolean", "Go through the dead letters too, which may take 25 s"),

@@ -8,7 +8,7 @@ from mqworker.http.routing import API, Api, Route
 
 
 def all_operations(api: Api) -> Any:
-    """List the operations at work and the last ones, the oldest first."""
+    """List the operations in progress and the last ones, the oldest first."""
     return {"operations": list(api.control.operations())}
 
 
@@ -26,7 +26,7 @@ def cancel(api: Api, operation: str) -> Any:
 
 
 ROUTES = [
-    Route("GET", f"{API}/operations", all_operations, "Operations on many dead letters: at work, and the last ones"),
+    Route("GET", f"{API}/operations", all_operations, "Operations on many dead letters: in progress, and latest"),
     Route("GET", f"{API}/operations/<operation>", one, "How far an operation is"),
     Route("DELETE", f"{API}/operations/<operation>", cancel, "End an operation before its next batch"),
 ]

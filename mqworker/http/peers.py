@@ -1,9 +1,9 @@
-"""Other services of a fixed list, as they tell of themselves: asked while somebody looks, and only looked at.
+"""Other services of a fixed list, as they report themselves: asked while somebody watches, and never changed.
 
 Owns one daemon thread, which begins with the first question and ends when nobody has asked for a while, or the server
 stops. It asks each peer for its status, a few at the same time. Whom it asks stands in the configuration alone, and no
 redirection is followed: nobody can make it call another address. A peer gets our read-only token, never the other. What
-it answers is hostile until it has the form of a status; bounded in time and size, and cut. A peer that fails is told
+it answers is hostile until it has the form of a status; bounded in time and size, and cut. A peer that fails is shown
 with the reason; nothing here raises.
 """
 
@@ -28,7 +28,7 @@ LOOKING = 15.0  # seconds without a question after which nobody is looking
 PATIENCE = 2.0  # seconds for one peer's answer
 LARGEST = 1 << 20  # bytes of it
 AT_ONCE = 8  # peers
-STAGES = 64  # of one peer that are told
+STAGES = 64  # of one peer that are reported
 TEXT = 200  # characters of each text
 
 
@@ -85,7 +85,7 @@ class Peer(msgspec.Struct, frozen=True):
     state: str = ""
     paused: bool = False
     stages: tuple[PeerStage, ...] = ()
-    more: int = 0  # stages that are not told
+    more: int = 0  # stages that are left out
 
 
 class Peers:
@@ -124,7 +124,7 @@ class Peers:
 
 
 def ask(url: str, token: str) -> Peer:
-    """Return what a peer tells of itself."""
+    """Return what a peer reports about itself."""
     try:
         return _peer(url, _decoder.decode(_status(url, token)))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

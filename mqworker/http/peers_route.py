@@ -11,5 +11,5 @@ def peers(api: Api) -> Any:
 
 
 ROUTES = [
-    Route("GET", f"{API}/peers", peers, "The services of control.peers, as they tell of themselves"),
+    Route("GET", f"{API}/peers", peers, "The services of control.peers, as they report themselves"),
 ]

@@ -18,8 +18,8 @@ from mqworker.ipc import logs
 
 PLACES = "mqworker.places"  # in the environ
 KINDS = ("feed", "logs", "events")  # of streams
-CALLS = 8  # that wait at the same time, on each listener
-SLOW = 6  # that may take half a minute, on each listener
+CALLS = 8  # calls that may wait at the same time, on each listener
+SLOW = 6  # calls at the same time that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
 TCP_SENDS, UNIX_SENDS = 32, 16  # which wait for the broker's confirm
 CONFIRMING = 1.0  # seconds that a send takes at most at a broker that confirms

@@ -108,7 +108,7 @@ class Api:
     def change(self, change: Change) -> tuple[dict[str, Any], int]:
         """Store a change and answer; with `?wait=`, once it is applied."""
         wait = requested_wait()
-        if isinstance(change, SetLogLevel | SetSource):  # of a stage nothing has to be replaced, so nobody waits
+        if isinstance(change, SetLogLevel | SetSource):  # nothing to wait for: no Consumer is replaced
             return {"revision": self.control.change(change), "applied": True}, 200 if wait else 202
         stage = self.stage(change.stage).name
         if not wait:
@@ -166,7 +166,7 @@ def requested_wait() -> float:
     return number("wait", 0.0, 0.0, WAIT_MAX)
 
 
-_FORMS = {  # what msgspec would tell by its pattern
+_FORMS = {  # what msgspec would report as a pattern
     repr(info.pattern): f"must be {info.title}" for form in (JobSpec, LinkSpec, Name) for info in get_args(form)[1:]
 }
 _JOB = f"must be {get_args(JobSpec)[1].title}; a program (exec) is named in the configuration only"

@@ -5,7 +5,7 @@ given another type, so that content type counts as none: the stage's codec decid
 (`X-Message-Id`): then it can follow the message in the log while it waits. Headers of the message come as a JSON object
 in `X-Message-Headers`, because names of HTTP headers have no case.
 
-With `?each=line` each line of the body that is not blank is a message, which is confirmed or refused for itself. The id
+With `?each=line` each line of the body that is not blank is a message, confirmed or refused on its own. The id
 of line N, counted from `first`, is the message id, a dot and N: whoever sends lines again sends them with the same ids.
 """
 
@@ -66,7 +66,7 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
         reason = "must be line, without wait"
         raise Problem(422, f"each {reason}", fields=[("each", reason)])
     lines = request.get_data().split(b"\n")
-    if len(lines) > LINES + 1:  # behind the last end of a line there is an empty one
+    if len(lines) > LINES + 1:  # after the last end of a line there is an empty one
         raise Problem(422, f"the body has more than {LINES:,} lines; send them in several requests")
     properties, first = _properties(), int(number("first", 1, 1, 1e15))
     run = properties.message_id

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mqworker.http.serving import Listener
 
 BACKLOG = 1024
-NOTED_EVERY = 1.0  # seconds between two looks at why nothing is happening
+NOTED_EVERY = 1.0  # seconds between two checks why nothing is happening
 
 log = logging.getLogger("mqworker.http")
 
@@ -62,7 +62,7 @@ class HttpServer:
         self._failed = False  # the history could not be kept, which was logged
 
     def _feed(self, snapshot: Snapshot) -> None:
-        """Take in a snapshot; what only serves to show must not end the Service, whose main thread this is."""
+        """Receive a snapshot; what is only for display must not end the Service, on whose main thread this runs."""
         self._totals.feed(snapshot)
         try:
             reports = {name: view.actual for name, view in snapshot.stages.items()}

@@ -43,7 +43,7 @@ log = logging.getLogger("mqworker.http")
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """A request that is being received."""
+    """A request that is being received; its path decides how large a body it may have."""
 
     adj: Any
 

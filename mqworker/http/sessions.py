@@ -3,7 +3,7 @@
 Pure, but for the lock of the tickets; used by login.py in the server's threads. A cookie says what its holder may do
 and until when, under an HMAC: it outlives a killed Service, whose key is in a file, and ends with a changed token,
 which is part of the key. It cannot be ended singly; a new key ends all of them. What was changed, is of another
-service, has expired or is of the future is no session; nothing here raises.
+service, has expired or is of the future is not a session; nothing here raises.
 """
 
 import base64
@@ -21,7 +21,7 @@ RENEWED = 3600  # seconds after which the page's next request gets a new one
 LONGEST = 7 * 24 * 3600  # seconds after which nothing is renewed: the user logs in again
 CLOCK = 300  # seconds by which the clock may be set back and sessions go on: by more, they would last longer
 TICKET_LASTS = 300.0  # seconds
-TICKETS = 100  # at the same time; more end the oldest
+TICKETS = 100  # tickets at the same time; a further one ends the oldest
 KEY_SIZE = 32  # bytes
 
 _VALUE = re.compile(
@@ -68,7 +68,7 @@ class Sessions:
         self.use(key)
 
     def use(self, key: bytes) -> None:
-        """Take another key: all sessions end."""
+        """Change the key, which ends all sessions."""
         told = b"".join(hashlib.sha256(token.encode()).digest() for token in self._tokens)
         self._key = hmac.digest(key, self.cookie.encode() + told, "sha256")
 

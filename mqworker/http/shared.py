@@ -32,7 +32,7 @@ def reset(api: Api, name: str) -> Any:
 def _view(api: Api, name: str) -> SharedView:
     views = api.snapshot().shared
     if name not in views:
-        there = f"there are: {', '.join(views)}" if views else "no stage uses any"
+        there = f"known: {', '.join(views)}" if views else "no stage uses any"
         raise Problem(404, f"there is no shared object {name!r}; {there}", shared=list(views))
     return views[name]
 
@@ -52,6 +52,6 @@ def described(view: SharedView) -> dict[str, Any]:
 _ONE = f"{API}/shared/<name>"
 ROUTES = [
     Route("GET", f"{API}/shared", shared, "All shared objects"),
-    Route("GET", _ONE, one, "One shared object: its calls, its journal, what it says of itself"),
+    Route("GET", _ONE, one, "One shared object: its calls, its journal, its own description"),
     Route("POST", f"{_ONE}/reset", reset, "Replace a shared object by a new one"),
 ]

@@ -29,7 +29,7 @@ PAUSE = 0.1  # seconds between batches: a burst of events becomes few large writ
 KEEP_ALIVE = 5.0  # seconds between comments on a quiet stream
 TAIL = 100
 LIFE = 600.0  # seconds of a stream, and up to a tenth more: proxies keep dead ones open
-CHECKED = 1.0  # seconds between two looks at the login
+CHECKED = 1.0  # seconds between two checks of the login
 
 
 def tail(api: Api) -> Any:

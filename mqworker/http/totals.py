@@ -16,7 +16,7 @@ TIMES = {
     "wait": "wait_",
     "confirm": "confirm_",
 }  # prefixes of the names of a histogram's numbers
-BUCKET = "bucket_"  # follows the prefix; then comes the bucket's number
+BUCKET = "bucket_"  # a bucket is named by the prefix, this, and its number
 SUM = "sum"
 RECONNECTS = "reconnects"
 

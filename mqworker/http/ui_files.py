@@ -1,8 +1,8 @@
-"""The page's own files: read once, answered from memory, to anybody.
+"""The page's own files: read once, served from memory, without a login.
 
-Runs in the server's threads. The files hold nothing but what is in the package; what they show, the page asks of the
-API. A name is looked up in the table of what was read, so no request leads to another file. The answers have headers of
-their own, in the place of the strict ones that access.py gives to all others.
+Runs in the server's threads. The files are those of the package; what the page shows, it requests from the API. A name
+is looked up in the table of what was read, so no request can reach another file. The responses have headers of their
+own instead of the strict ones that access.py adds to all others.
 """
 
 import functools
@@ -58,7 +58,7 @@ def index(_api: Api) -> Response:
 
 
 def file(_api: Api, name: str) -> Response:
-    """Return one of the page's files; the page itself has one address, which it takes its own path from."""
+    """Return one of the page's files; `index.html` redirects to `ui/`, from which the page derives its path."""
     if name == INDEX:
         return _led_to("./")
     found = ui_files().get(name)
@@ -75,17 +75,17 @@ def _answer(found: _File) -> Response:
 
 
 def to_page(_api: Api) -> Response:
-    """Lead a browser to the page."""
+    """Redirect a browser to the page."""
     return _led_to("ui/")
 
 
 def root(api: Api) -> Any:
-    """Return the paths to start from; a browser is led to the page."""
+    """Return the paths to start from; a browser is redirected to the page."""
     return _led_to("ui/") if wants_page(request.environ) else links(api)
 
 
 def wants_page(environ: dict[str, Any]) -> bool:
-    """Return whether a browser asks, for what it shows its user."""
+    """Return whether this is a browser that opens a page."""
     return "text/html" in environ.get("HTTP_ACCEPT", "")
 
 
@@ -96,7 +96,7 @@ def _led_to(path: str) -> Response:
 
 
 ROUTES = [
-    Route("GET", "/", root, "The paths to start from; a browser is led to the page"),
+    Route("GET", "/", root, "The paths to start from; a browser is redirected to the page"),
     Route("GET", "/ui", to_page, "Leads to the page"),
     Route("GET", "/ui/", index, "The operator's page"),
     Route("GET", "/ui/<name>", file, "A file of the operator's page"),

@@ -64,7 +64,7 @@ class LetterRow(msgspec.Struct, frozen=True, gc=False):
     message_id: str | None
     reason: str
     error_type: str
-    place: str  # in the user's code
+    place: str  # where in the user's code it failed
     text: str  # of the error, its first 300 characters
     failed_at: str | None
     first_failed_at: str | None
@@ -84,11 +84,11 @@ class AdminProgress(msgspec.Struct, frozen=True, tag="progress"):
     operation: str
     state: str  # looking | moving | cancelling | done | cancelled | failed
     looked: int  # letters that were looked at
-    done: int  # of the selection
+    done: int  # letters of the selection that have been moved
     wanted: int
-    gone: int  # were not there any more; known at the end
-    unsure: int  # may be in both queues
-    refused: int  # by the broker
+    gone: int  # letters that were no longer there; known at the end
+    unsure: int  # letters that may be in both queues
+    refused: int  # letters that the broker refused
     reason: str
     at: float  # wall clock
 

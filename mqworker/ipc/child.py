@@ -202,7 +202,7 @@ class Child:
         try:
             record = self._decoder.decode(payload)
         except msgspec.DecodeError as error:
-            self.kill(f"it sent what is no record: {error}")
+            self.kill(f"what it sent is not a record: {error}")
             return
         try:
             if isinstance(record, LogEvent):

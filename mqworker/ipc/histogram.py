@@ -11,7 +11,7 @@ BUCKETS = (
     *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
     1000.0,
     1800.0,
-)  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+)  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket has no upper bound
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):

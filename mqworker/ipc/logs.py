@@ -105,7 +105,7 @@ class JobLogger(logging.Logger):
 
     def __init__(self, name: str, handler: logging.Handler, level: int) -> None:
         super().__init__(name, level)
-        self.manager = logging.Manager(self)  # type: ignore[arg-type]  # of its own
+        self.manager = logging.Manager(self)  # type: ignore[arg-type]  # a manager of its own
         self.propagate = False
         self.addHandler(handler)
         self.all.append(self)

@@ -167,5 +167,5 @@ class OutputReader:
     def _report_failure(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            what = "what process %d prints cannot be logged, or not all of it"
+            what = "the output of process %d cannot be logged, or only in part"
             log.error(what, self._pid, exc_info=error, extra={"event": "record_failed"})

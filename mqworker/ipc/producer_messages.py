@@ -42,7 +42,7 @@ class DumpStacks(TaggedRecord, frozen=True, tag="stacks"):
 class AskHeld(TaggedRecord, frozen=True, tag="ask_held"):
     """List the failed messages that wait in their places, or let one of them go; the answer is a Held."""
 
-    number: int  # of this question
+    number: int  # the number of this request
     skip: str = ""  # the id of the message to let go; "": list them
 
 

@@ -63,26 +63,26 @@ class Tick(msgspec.Struct, frozen=True):
     """A tick that is done."""
 
     due: int
-    seconds: float  # that it took
+    seconds: float  # seconds that it took
     items: int
 
 
 class SourceStatus(TaggedRecord, frozen=True, tag="status"):
-    """How a source gets on, sent at least once a second: also its heartbeat. Counters are of this life."""
+    """The state of a source, sent at least once a second: also its heartbeat. Counters are of this life."""
 
     pid: int
     state: SourceState
     reason: str  # one sentence, or ""
-    position: str | None = None  # that was stored last, as JSON, cut
-    items: int = 0  # confirmed
+    position: str | None = None  # the last one that was stored, as JSON, cut to length
+    items: int = 0  # items that the broker has confirmed
     unconfirmed: int = 0
     rate: float = 0.0  # items a second, lately
-    last_item: float = 0.0  # CLOCK_MONOTONIC: when one was confirmed last; 0: none
+    last_item: float = 0.0  # CLOCK_MONOTONIC: when an item was last confirmed; 0: none yet
     depth: int | None = None  # messages in the input queue of its stage
     due: int | None = None  # the next tick
     last_tick: Tick | None = None
-    missed: int = 0  # ticks
-    ticks: int = 0  # that are done
+    missed: int = 0  # ticks that were not run
+    ticks: int = 0  # ticks that are done
     progress: int = 0  # positions stored, ticks and runs done
     since: float = 0.0  # when the user's code began; 0: it has not
     stall: float = 0.0  # the longest time that the loop was blocked, seconds

@@ -1,9 +1,9 @@
-"""The child's side of its life: what each process of the tree does first, and how its parent reads its death.
+"""The child's side of its life: what each process of the tree does first, and how its parent learns how it ended.
 
 Runs in every process. Children are started with `spawn` only, from main threads only (a parent-death signal belongs to
 the *thread* that started the child). A Spawned process owns the far ends of its three pipes: it receives frames on
-`down`, sends frames on `up`, and its stdout and stderr go to `output`. It dies with its parent. A death is read by
-`wait4` on that one pid, which never blocks and reports the peak memory (decisions 3). The parent's side is `child`.
+`down`, sends frames on `up`, and its stdout and stderr go to `output`. It dies with its parent, which reaps it with
+`wait4` on that one pid: that never blocks and reports the peak memory (decisions 3). The parent's side is `child`.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
     Service  <--StageStatus--  Producer
 
-Control's snapshots and what is told over HTTP are made of it. A link keeps its LinkState itself.
+Control's snapshots and what HTTP reports are made of it. A link keeps its LinkState itself.
 """
 
 import msgspec
@@ -90,26 +90,26 @@ class BlockedOrder(msgspec.Struct, frozen=True):
 
 
 class OrderStatus(msgspec.Struct, frozen=True):
-    """How a stage that keeps an order gets on."""
+    """The progress of a stage that keeps an order."""
 
     delayed: int  # messages that wait in their places for their next attempt
     locked: int  # messages held that cannot begin now: delayed ones, and those behind another one of their key
     stuck: bool  # nothing that is here can begin, and no more comes before something here is settled
-    blocked: BlockedOrder | None = None  # of those that do not get on, the one with most messages behind it
+    blocked: BlockedOrder | None = None  # of the units that make no progress, the one with most messages behind it
     hottest: str | None = None  # the key with most messages here; None: none has any
     hottest_messages: int = 0
 
 
 class SwitchState(msgspec.Struct, frozen=True):
-    """How far a change of jobs or code is, until nothing is left of it to do."""
+    """How far a change of jobs or code has got, until it is complete."""
 
     revision: int  # of the Desired that it is about
     code: int
-    update: str  # switch | rolling | old-first: as it is done
-    ready: int = 0  # Consumers that are set up
-    wanted: int = 0  # how many must be, until it is committed; 0: it is committed
-    on_trial: bool = False  # it is committed, and has not finished a message
-    left: int = 0  # Consumers of the code of before that are at work, or finish what they have
+    update: str  # how it is done: switch | rolling | old-first
+    ready: int = 0  # new Consumers that are set up
+    wanted: int = 0  # how many new Consumers must be set up before it is committed; 0: it is committed
+    on_trial: bool = False  # it is committed, but has not finished a message yet
+    left: int = 0  # Consumers with the previous code that have not ended yet
     failed: str = ""  # why it has to be undone
 
 
@@ -120,7 +120,7 @@ class StageStatus(TaggedRecord, frozen=True, tag="status"):
     pid: int
     state: str  # starting | running | draining
     revision: int  # the last one that was fully applied; see Desired
-    generation: int  # the oldest that any Consumer at work has applied
+    generation: int  # the oldest that any working Consumer has applied
     switch: SwitchState | None  # of the last change of jobs or code, until its code has finished a message
     link: LinkState
     listening: bool  # whether it should consume now, with every reason to hold back considered

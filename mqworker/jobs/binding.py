@@ -92,7 +92,7 @@ def bind_shared(kind: type) -> dict[str, frozenset[str]]:
                 if parameters is not None:
                     inspect.Signature(parameters).bind(*[None] * count)
             except TypeError:
-                what = f"{kind.__name__}.{name} takes other arguments than it gets"
+                what = f"{kind.__name__}.{name} does not accept the arguments that it gets"
                 raise BindingError(what, f"write {fix}") from None
             found[name] = frozenset()
         else:
@@ -120,7 +120,7 @@ def is_for_each_thread(kind: type) -> bool:
     """Return whether a job class asks for an instance for each thread, by `scope = "thread"`."""
     scope = getattr(kind, "scope", None)
     if not isinstance(scope, str) or not get_close_matches(scope, ("thread",)):
-        return False  # the class may have an attribute of this name for itself
+        return False  # the class may have an attribute of this name of its own
     if scope != "thread":
         raise BindingError(f"its scope is {scope!r}", 'write scope = "thread"')
     if is_async(kind.handle):  # type: ignore[attr-defined]  # a job class: bind_class has looked

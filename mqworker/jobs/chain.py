@@ -128,7 +128,7 @@ class Chain:
     ) -> "Chain":
         """Return a chain for one message at a time, not set up, with the instances of this one.
 
-        What each thread has for itself is its own. `aside`: what calls shared objects for jobs that are `async def`.
+        Each thread owns what it makes for itself. `aside`: what calls shared objects for jobs that are `async def`.
         """
         local = Chain(self.jobs, params, log=self._log, shared=shared, programs=programs)
         local._process, local._aside = self, aside
@@ -137,7 +137,7 @@ class Chain:
     def setup(self, *, common: bool = True, own: bool = True) -> None:
         """Make the instances and call their `setup`; after a failure, tear down those made so far.
 
-        `common`: what is there once a process; `own`: what each thread has for itself, after which it can be run.
+        `common`: what is there once a process; `own`: what each thread has of its own, after which it can be run.
         """
         try:
             for waiting in self._make_all(common=common, own=own):
@@ -213,7 +213,7 @@ class Chain:
             raise failure
 
     def _make_all(self, *, common: bool, own: bool) -> Iterator[Awaitable[Any]]:
-        """Make what is to be called for each job: what is there once a process, and what each thread has for itself.
+        """Make what is to be called for each job: what is there once a process, and what each thread has of its own.
 
         Yields what a `setup` that is `async def` has returned, which is to be awaited.
         """

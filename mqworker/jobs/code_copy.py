@@ -26,7 +26,7 @@ MOST_ENTRIES = 100_000  # files and folders of any kind that are looked at
 LONGEST = 5.0  # seconds for listing them
 UNUSED = 3600.0  # seconds for which a copy stays that nobody needs any more: old Consumers may still import from it
 MARKER = ".copies-of-code"  # in every folder with copies, which are no code of the folder around it
-ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what tells a virtual environment
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what marks a virtual environment
 
 _SUFFIXES = tuple(all_suffixes())
 

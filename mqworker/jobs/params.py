@@ -130,7 +130,7 @@ def _unknown(params: Mapping[str, Any], fields: Sequence[set[str]]) -> list[Fiel
     for name in params:
         if name not in known:
             near = get_close_matches(str(name), known, 1)
-            hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(known) or 'none'}"
+            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known) or 'none'}"
             errors.append(FieldError(str(name), f"no job has this parameter; {hint}"))
     return errors
 

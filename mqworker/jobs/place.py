@@ -20,7 +20,7 @@ LIMIT = 200  # characters
 LONGEST = 16 << 10  # characters of a traceback that are read, the innermost ones
 _MOST = 10_000  # frames of a traceback that are looked at
 _FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+),? in ([^\n]+)$', re.MULTILINE)
-_INNERMOST_FIRST = "(most recent call first)"  # as faulthandler writes, of each thread
+_INNERMOST_FIRST = "(most recent call first)"  # faulthandler writes this for each thread
 _CRASHED = "Current thread 0x"
 
 
@@ -36,7 +36,7 @@ def place_of(tb: TracebackType | None, *, interrupted: bool = False) -> str:
 
 
 def place_in(text: str, folders: Sequence[str] = (), *, interrupted: bool = False) -> str:
-    """Return the place that a traceback tells, as Python or faulthandler has written it.
+    """Return the place that a traceback shows, as Python or faulthandler has written it.
 
     `folders`: where the user's code is, and its copy.
     """

@@ -44,7 +44,7 @@ def _standard(value: Any) -> Any:
     match value:
         case str() | int() | float():
             return next(base(value) for base in (str, int, float) if isinstance(value, base))
-        case datetime():  # libraries for dates have their own
+        case datetime():  # or one of the classes that libraries for dates derive from it
             return datetime.combine(value.date(), value.timetz())
         case date():
             return date(value.year, value.month, value.day)

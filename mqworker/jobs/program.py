@@ -37,7 +37,7 @@ class Clock(Protocol):
         """
 
     def give_back(self, soft: float) -> None:
-        """Let the soft limit interrupt again, after so many seconds; 0: it has passed."""
+        """Let the soft limit interrupt again, after this many seconds; 0: it has passed."""
 
 
 class NoLimits:

@@ -3,10 +3,10 @@
 A process of its own, started as a script by its Consumer (`program_run`), which imports nothing of mqworker and nothing
 of the user's. It has one thread, so that it may fork; it is a child subreaper, so that whatever a program started and
 left becomes its child, wherever it went. So all its children belong to the message in hand, and when the program has
-ended they are killed before that is told.
+ended they are killed before that is reported.
 
 Hears runs, one at a time, and signals for the program, on its socket. Says when it is ready, and for each run how it
-ended, or why it could not begin. When its Consumer dies (which its pidfd tells: a copy that user code has forked may
+ended, or why it could not begin. When its Consumer dies (which its pidfd shows: a copy that user code has forked may
 hold the socket) or closes the socket, it kills all its children and ends. When it is killed itself, the kernel kills
 the program.
 """
@@ -91,7 +91,7 @@ class Keeping:
                 os.kill(self._pid, number)
 
     def _end(self) -> None:
-        """Kill what the program has left behind, then tell how it ended."""
+        """Kill what the program has left behind, then report how it ended."""
         pid, self._pid = self._pid, 0
         left = sum(child != pid and is_alive(child) for child in children())
         with contextlib.suppress(OSError):
@@ -188,7 +188,7 @@ def is_alive(pid: int) -> bool:
 
 
 def kill_children(seconds: float) -> list[int]:
-    """Kill all children, and those that become ours by that; returns those that are left after so many seconds."""
+    """Kill all children, and those that become ours by that; returns those that are left after `seconds`."""
     end = time.monotonic() + seconds
     while found := children():
         for pid in found:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mqworker.ipc.lines import LineCutter
 
-LINES = 1000  # that are logged for one run
+LINES = 1000  # lines logged for one run, at most
 TAIL = 4096  # bytes that are kept
 
 

@@ -34,7 +34,7 @@ from mqworker.jobs.program_keeper import MOST
 from mqworker.jobs.program_lines import Lines
 
 STARTING = 30.0  # seconds for the keeper to begin
-DEAF = 1.5  # seconds for the keeper to tell that a program is killed: one may have stopped it again and again
+DEAF = 1.5  # seconds for the keeper to report that a program is killed: one may have stopped it again and again
 ENDING = 1.0  # seconds for the keeper to end
 READ = 1 << 16  # bytes of one read
 LOOK = 2.0  # seconds of one wait at most; then the keeper is woken

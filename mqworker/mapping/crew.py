@@ -47,7 +47,7 @@ async def checked(stage: MapStage, folder: Path, watcher: Watcher) -> Generation
         raise MapError(Exit.CONFIG, "\n".join(problems))
     if report.shared:
         names = ", ".join(use.name for use in report.shared)
-        what = f"{names}: shared objects have their state in a service, and map has none"
+        what = f"{names}: shared objects keep their state in a service, and map has none"
         raise MapError(Exit.CONFIG, f"{what}; run the stage, and send it the lines by `mqworker send`")
     for warning in report.warnings:
         logs.report(log, logging.WARNING, "user_code", warning)
@@ -87,7 +87,7 @@ class Crew:
         """End all: lines in hand may take `patience` seconds, Consumers without one `leave`; less in a `hurry`."""
         stage = self._stage
         ledger, fleet, end = stage.ledger, stage.dispatch.fleet, time.monotonic() + patience
-        stage.register.end_life()  # whatever is in hand from now on is not to blame
+        stage.register.end_life()  # from now on a death does not count against what is in hand
         stage.quiet()
         while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < end and not hurry():
             stage.intake.give_back_held()  # what a dying Consumer left

@@ -3,7 +3,7 @@
 Used by `mqworker map`: opened on its main thread, written in one other. The order of the steps is what makes a kill at
 any moment harmless. A portion: append to both files and sync them, then write the state beside the old one, sync it and
 rename it. A start: cut both files to the lengths in the state. An end: store a state that is complete, rename OUT.part
-to OUT, then remove OUT.map; whoever finds a complete state does the rest. OUT.dead is written anew with OUT; a file of
+to OUT, then remove OUT.map; whoever finds a complete state does the rest. OUT.dead is rewritten with OUT; a file of
 dead letters with another name is not, because another run may need what is in it. Raises MapError and OSError.
 """
 
@@ -81,7 +81,7 @@ class MapFiles:
         self.resumed = True
         if not resume:
             what = f"{self._output} has an unfinished run, {found.place.line:,} lines so far"
-            raise MapError(Exit.USAGE, f"{what}: --resume goes on with it; to begin anew, remove {self.left}")
+            raise MapError(Exit.USAGE, f"{what}: --resume goes on with it; to start over, remove {self.left}")
         for name, before, now in (
             ("jobs", found.work.jobs, self.state.work.jobs),
             ("parameters", found.work.params, self.state.work.params),
@@ -90,7 +90,7 @@ class MapFiles:
         ):
             if before != now:
                 what = f"the unfinished run of {self._output} has other {name}: {_shown(before)}, not {_shown(now)}"
-                raise MapError(Exit.USAGE, f"{what}; to begin anew, remove {self.left}")
+                raise MapError(Exit.USAGE, f"{what}; to start over, remove {self.left}")
         self.state = found
 
     def open(self) -> None:
@@ -141,7 +141,7 @@ class MapFiles:
             _sync_folder(self._part.parent)
         if not self.state.dead and self._dead_path.is_file():
             self._dead_path.unlink()
-        for path in self.folder.iterdir():  # the state is last: without it, another run would begin anew
+        for path in self.folder.iterdir():  # the state is last: without it, another run would start over
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != STATE:

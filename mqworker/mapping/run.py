@@ -241,7 +241,7 @@ class MapRun:
             return MapResult(Exit.DEAD if self._files.state.dead else Exit.OK, "", self._files.state, finished=True)
         if self._storing is not None:
             await asyncio.wait([self._storing], timeout=LAST)
-        if self._writable:  # nothing is stored behind what is not
+        if self._writable:  # after a failed write, nothing more is stored
             await asyncio.wait([self._begin_task(self._store())], timeout=LAST)
         code, message = self._fault or (Exit.INTERNAL, self._damage)
         if not message and self._signals:

@@ -25,13 +25,13 @@ class Watcher(Protocol):
     """Whoever looks on; calls come on the loop."""
 
     def event(self, event: LogEvent) -> None:
-        """Take a log event of any process."""
+        """Receive a log event of any process."""
 
     def failed(self, line: int, about: str) -> None:
-        """Take the news that a line is dead."""
+        """Receive the notice that a line is dead."""
 
     def figures(self, figures: MapFigures) -> None:
-        """Take the newest figures."""
+        """Receive the newest figures."""
 
 
 class Pace:

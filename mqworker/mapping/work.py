@@ -16,7 +16,7 @@ from mqworker.config.processors import usable
 from mqworker.exits import Exit
 
 LINES, RESULTS = "lines", "results"  # the names of the queue and the exchange that the file stands for
-PREFETCH = 1_000  # a file costs nothing to hold
+PREFETCH = 1_000  # lines taken ahead: for a file that costs nothing
 
 _NO_BROKERS: dict[str, Any] = {
     "input": InputConfig(queue=LINES),
@@ -29,7 +29,7 @@ _NO_BROKERS: dict[str, Any] = {
 
 
 class MapError(Exception):
-    """A run cannot begin or go on: one sentence, perhaps with a traceback behind it, and the exit code."""
+    """A run cannot begin or go on: one sentence, perhaps followed by a traceback, and the exit code."""
 
     def __init__(self, code: Exit, message: str) -> None:
         self.code = code
@@ -60,7 +60,7 @@ def of_job(job: str, folder: Path) -> MapStage:
     try:
         config = msgspec.convert({"input": {"queue": LINES}, "jobs": [job]}, StageConfig)
     except msgspec.ValidationError:
-        raise MapError(Exit.USAGE, f"{job} is no job: write `module:name`, or the name of a stage") from None
+        raise MapError(Exit.USAGE, f"{job} is not a job: write `module:name`, or the name of a stage") from None
     return MapStage("map", config, folder, Work(config.specs, {}, text=False))
 
 

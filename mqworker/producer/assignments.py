@@ -88,7 +88,7 @@ class Assignments:
     def lane_died(self, lane: int, seqs: Container[int]) -> list[Entry]:
         """Take everything back from a dead lane except these deliveries, which are returned to be charged.
 
-        The caller passes their plans to Ledger.finished. A void delivery is not charged: its redelivery starts anew.
+        The caller passes their plans to Ledger.finished. A void delivery is not charged: its redelivery starts over.
         """
         charged = [entry for entry in self.on(lane) if entry.seq in seqs]
         for entry in charged:

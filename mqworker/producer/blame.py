@@ -29,7 +29,7 @@ PATIENCE = 5  # deaths of row 7 from which on they count as those of row 8
 
 
 class Doubt(NamedTuple):
-    """What speaks against a message that was in hand at deaths of which nobody was found guilty."""
+    """What speaks against a message that was in hand at deaths that could not be attributed."""
 
     deaths: int = 0  # of row 8
     killed: int = 0  # of row 7
@@ -50,7 +50,7 @@ class Accused(NamedTuple):
 
     seq: int
     age: float  # seconds
-    thread: int = 0  # that it ran in; 0: none of its own
+    thread: int = 0  # the thread that it ran in; 0: it had none of its own
     isolated: bool = False  # it is alone in its window, or has killed before
     doubt: Doubt = Doubt()
 
@@ -65,7 +65,7 @@ class DeathFacts(NamedTuple):
     tasks: bool = False  # it worked in tasks, not in threads
     running: int = 0  # the message whose task had the loop; 0: none
     loop: int = 0  # the thread of the loop; 0: there is none
-    thread: int = 0  # that crashed, as faulthandler says; 0: it says nothing
+    thread: int = 0  # the thread that crashed, as faulthandler says; 0: it says nothing
     killed: bool = False  # by SIGKILL
     no_memory: bool = False  # the kernel has killed for that meanwhile
 

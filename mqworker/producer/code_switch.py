@@ -1,8 +1,8 @@
-"""Whose code is at work in a stage, and how a change of it goes: the candidate, and the trial after its commit.
+"""Whose code runs in a stage, and how a change of it goes: the candidate, and the trial after its commit.
 
 Pure: events and time (CLOCK_MONOTONIC) in; staffing.py asks what follows. A candidate's Consumers are set up beside
 those at work and get no message. Once the candidate is committed, its code is on *trial* until it has finished a
-message, or has had time to: with `switch` the Consumers of before stay meanwhile, idle. Code that cannot be set up, or
+message, or has had time to: with `switch` the previous Consumers stay meanwhile, idle. Code that cannot be set up, or
 kills a Consumer before it has finished a message, has *failed*: nothing goes on with it until the Service undoes the
 change.
 """
@@ -10,7 +10,7 @@ change.
 from typing import Literal, NamedTuple
 
 TRIES = 3  # Consumers of new code that die, or cannot be started, until it has failed; one that says why is enough
-TRIAL = 30.0  # seconds after its first message that code is on trial, and that Consumers of the code of before stay
+TRIAL = 30.0  # seconds after its first message that code is on trial, and that Consumers with the previous code stay
 PATIENCE = 5.0  # seconds that the Service may take to go back from code that has failed; then it goes on, charged
 
 Update = Literal["switch", "rolling", "old-first"]
@@ -73,7 +73,7 @@ class CodeSwitch:
         return max(0, wanted.consumers - 1) if room else wanted.consumers
 
     def before_stays(self, now: float) -> bool:
-        """Whether Consumers of the code of before stay, idle, because it may come back."""
+        """Whether Consumers with the previous code stay, idle, because the stage may go back to it."""
         return self.on_trial and self.wanted.update == "switch" and now < self._stay_until
 
     # --- events

@@ -158,7 +158,7 @@ class Dispatch:
         verdict = judge(deaths.death_facts(lane, death, ages, self._ledger, draining=self._draining))
         known_killer = any(self._is_killer(seq) for seq in verdict.charged)
         if ages and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
-            verdict = Verdict(1)  # the stage goes back to the code of before, which computes these messages
+            verdict = Verdict(1)  # the stage goes back to the previous code, which computes these messages
         self._doubt(verdict.doubts)
         charged = self._ledger.assignments.lane_died(lane.number, verdict.charged)
         self._feeding.forget(lane.number, now)
@@ -213,7 +213,7 @@ class Dispatch:
         return entry is not None and entry.isolation is not Isolation.NONE
 
     def _doubt(self, doubts: Mapping[int, Doubt]) -> None:
-        """Hold a death against messages of which none was found guilty; some may have to be alone from now on."""
+        """Count a death against messages that may have caused it; some may have to be alone from now on."""
         for seq, doubt in doubts.items():
             entry = self._ledger.entry(seq)
             if entry is not None:
@@ -222,7 +222,7 @@ class Dispatch:
                     entry.isolation, entry.window = Isolation.CHUNK, seating.window(doubt.longest, doubt.deaths)
         if doubted := sum(doubt.doubted for doubt in doubts.values()):
             message = (
-                f"nothing tells which of {doubted} messages ended two Consumers: each is alone in one for a while now"
+                f"nothing shows which of {doubted} messages ended two Consumers: each is alone in one for a while now"
             )
             logs.report(log, logging.WARNING, "doubted", message)
 

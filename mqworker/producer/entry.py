@@ -20,8 +20,8 @@ class State(IntEnum):
     PLACING = 2  # its publication is on the way
     PLACED = 3  # everything that had to be placed is confirmed
     KEPT = 4  # void; its plan, or how often it has failed, is kept until the message is redelivered
-    DELAYED = 5  # has failed, and waits for its next attempt; only in ordered stages, as the next one
-    COMPUTED = 6  # has a plan, and waits for its turn to publish
+    DELAYED = 5  # it has failed and waits for its next attempt; only in ordered stages, like the next state
+    COMPUTED = 6  # it has a plan, and waits for its turn to publish
 
 
 HELD, OUT, PLACING, PLACED, KEPT, DELAYED, COMPUTED = (
@@ -108,7 +108,7 @@ class Entry:
         )
         self.due = 0.0  # when a delayed one may begin
         self.window = 0.0  # seconds for which it runs isolated: from the stage, or if it is doubted in its Consumer
-        self.doubt: Doubt | None = None  # it was in hand at deaths of Consumers of which nobody was found guilty
+        self.doubt: Doubt | None = None  # it was in hand at deaths of Consumers that could not be attributed
         self.plan: Plan | None = None
         self.left: dict[int, Publication] = {}  # those of its plan that are not confirmed, by their place in it
         self.asked = 0  # how many of them are on their way

@@ -1,6 +1,6 @@
 """The fault table: the failures of this stage by reason, error type and place in the code, counted.
 
-Pure; lives in the Producer, noted by settlement, told to the Service at most once a second. Texts of errors do not
+Pure; lives in the Producer, noted by settlement, reported to the Service at most once a second. Texts of errors do not
 split a fault: ids and numbers in them would make each failure its own. Bounded: what is of a further kind when the
 table is full is only counted.
 """

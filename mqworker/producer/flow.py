@@ -1,6 +1,6 @@
 """What flows through a stage: how fast messages come and are settled, and how busy its Consumers are.
 
-Pure: samples in, figures out; used by the Producer's timers. Nothing tells how many messages others publish, so the
+Pure: samples in, figures out; used by the Producer's timers. Nothing shows how many messages others publish, so the
 arrivals follow from what is settled and from how the number of unsettled ones changes: arrived = settled + growth. If
 other services consume from the same queue, what they take counts as not arrived.
 """
@@ -12,10 +12,10 @@ from typing import NamedTuple
 EVERY = 0.25  # seconds between two samples
 RATE_WINDOW = 5.0  # seconds over which the rate is measured
 WINDOW = 30.0  # seconds over which utilisation and capacity are
-SOON, FEW, LONG = 10.0, 10, 1800.0  # arrivals: seconds at least; more until there are so many messages; seconds at most
+SOON, FEW, LONG = 10.0, 10, 1800.0  # arrivals: seconds at least; more until there are FEW messages; seconds at most
 SAME = 5.0  # seconds after which a depth that has not changed counts as read again
 SHORTEST = 1.0  # seconds of observation before anything is said
-ENOUGH = 100  # messages in the window: from then on, what the Consumers have done tells what they can do
+ENOUGH = 100  # messages in the window: from then on, what the Consumers have done shows what they can do
 
 
 class Sample(NamedTuple):
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 class Flow:
-    """The samples of the last while, and what they tell."""
+    """The samples of a recent period, and what follows from them."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()

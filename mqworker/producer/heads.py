@@ -54,7 +54,7 @@ class Heads:
         return self._alone
 
     def first(self) -> Entry | None:
-        """Return the oldest one that is no suspect."""
+        """Return the oldest one that is not a suspect."""
         heap = self.beside
         if self._alone and (not heap or self._alone[0] < heap[0]):
             heap = self._alone

@@ -66,7 +66,7 @@ class WantedMessage:
         return headers.attempt(properties, self._queue) if name == self.message_id else None
 
     def _may_be(self, block: bytes) -> bool:
-        """Whether properties are worth decoding: a short id occurs in nearly all of them, but seldom as an id."""
+        """Whether properties are worth decoding: a short id occurs in nearly all of them, but rarely as an id."""
         if any(needle in block for needle in self._own) and (own := own_id(block)):
             return own in self._names
         return any(needle in block for needle in self._of_retry)
@@ -110,7 +110,7 @@ def _settled(journal: SettledJournal, wanted: WantedMessage, failures: dict[floa
 
 
 def _of(note: Note, attempt: int) -> Trace:
-    """Return the trace of a message that was settled."""
+    """Return the trace of a settled message, from its note."""
     finished, duration, generation, slot, _ = note.work or (0.0, 0.0, 0, -1, "")
     return Trace(
         state=note.outcome,

@@ -2,7 +2,8 @@
 
 Pure; lives in the Producer, written by the ledger and by settlement. A message costs one note, which keeps references
 and no body: what a note says is read when somebody asks. A failure costs far more anyway, so it is kept ready to be
-told; and there are more failures here than such among the settled messages, so why one has failed is known for longer.
+reported; and there are more failures here than such among the settled messages, so why one has failed is known for
+longer.
 """
 
 from collections import deque
@@ -36,7 +37,7 @@ class Note(NamedTuple):
 
 
 class FailedAttempt(NamedTuple):
-    """One attempt that has failed, as it is told."""
+    """One attempt that has failed, as it is reported."""
 
     message_id: str
     trace: Trace  # `settled` is 0
@@ -81,7 +82,7 @@ class SettledJournal:
 
 
 def failed(entry: Entry, failure: Failure, outcome: str, attempt: int, due: float) -> Trace:
-    """Return what is told of an attempt that has failed, as its `work` says; `due`: when the next one is."""
+    """Return the report on an attempt that has failed, as its `work` says; `due`: when the next one is."""
     finished, duration, generation, slot, _ = entry.work or _NO_WORK
     return Trace(
         state=outcome,
@@ -114,5 +115,5 @@ def _named(entry: Entry) -> bytes:
     if _PART not in block:
         return brief(block)
     properties = decode_leniently(brief(block))
-    properties.message_id = (properties.message_id or "").rpartition(".")[0]  # that of a part ends with its number
+    properties.message_id = (properties.message_id or "").rpartition(".")[0]  # the id of a part ends with its number
     return properties.encode()

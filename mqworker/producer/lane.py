@@ -73,7 +73,7 @@ class Lane:
         self.folders = (
             (spec.root,) if copy is None else (os.path.realpath(copy.path(spec.state_dir)), spec.root)
         )  # of its code
-        self.has_program = any(map(is_program, birth.generation.jobs))  # which the Consumer kills at a limit
+        self.has_program = any(map(is_program, birth.generation.jobs))  # the Consumer kills the program at a limit
         self.generation = birth.generation.number  # applied, as the Consumer reported it
         self.sent = birth.generation.number  # the newest generation that was sent down
         self.state = "starting"
@@ -150,7 +150,7 @@ class Lane:
         """Put one chunk into an idle or open lane: the Consumer has taken the previous one, so no put can block."""
         assert self.state == "idle" or self.open
         assert chunk.number == self.chunk + 1
-        packed = self._queue.pack(chunk)  # first: what raises leaves the lane as it is
+        packed = self._queue.pack(chunk)  # first: if this raises, the lane is as it was
         if self.state == "idle":
             self._become("busy")
         self.chunk = chunk.number
@@ -205,7 +205,7 @@ class Lane:
     # --- called by the child
 
     def _printing(self) -> int:
-        """Return the message that what is printed now belongs to; 0: it may be of several."""
+        """Return the message to which present output belongs; 0: it may belong to several."""
         return self.in_hand_slot.seq if self.seats is None else self.seats.only
 
     def _labels_of(self, seq: int) -> dict[str, Any]:

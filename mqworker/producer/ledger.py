@@ -200,7 +200,7 @@ class Ledger:
             self.attempts.remove(entry)
 
     def _come_back_void(self, entry: Entry) -> None:
-        """Forget a void delivery that has come back from its lane: its redelivery starts anew."""
+        """Forget a void delivery that has come back from its lane: its redelivery starts over."""
         if entry.unit is not None and self._ordered is not None:
             self._ordered.ended(entry)
         self._forget(entry)

@@ -192,7 +192,7 @@ class Life:
             unfinished = len(ledger.assignments) + len(ledger.publications)
         if unfinished:
             fleet.kill_all("the drain deadline has passed")
-        given_back = unfinished + ledger.publications.computed  # whose turn did not come
+        given_back = unfinished + ledger.publications.computed  # the computed ones: their turn did not come
         stage.settlement.send_acks(drained + GAP_WAIT)  # also those that would wait behind a gap
         closing = asyncio.create_task(stage.link.close(CLOSE_DEADLINE))
         await self._emptied(lambda: StopBudget(self._until).consumers(drained))

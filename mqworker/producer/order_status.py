@@ -1,6 +1,6 @@
-"""How a stage that keeps an order gets on, for its status: who blocks it, its hottest key, and what cannot begin.
+"""The progress of a stage that keeps an order, for its status: who blocks it, its hottest key, and what cannot begin.
 
-Pure; used by the status. A unit is *blocked* where others stand behind a first one that does not get on: it waits for
+Pure; used by the status. A unit is *blocked* where others stand behind a first one that makes no progress: it waits for
 its next attempt, cannot be placed, is suspected of having killed the whole tree, or has been in hand or on its way for
 long. A first one that only waits for a Consumer blocks nobody: so do all that are at the broker.
 """
@@ -21,7 +21,7 @@ FULL = 0.9  # share of the prefetch from which on all of it counts as taken: som
 
 
 class Blocked(NamedTuple):
-    """A unit that does not get on."""
+    """A unit that makes no progress."""
 
     first: Entry
     behind: int  # how many wait for it
@@ -57,7 +57,7 @@ def blocked(ordering: Ordering, refusal: str, begun: Mapping[int, float], now: f
 
 
 def _why(unit: Unit, refusal: str, begun: Mapping[int, float], now: float) -> str:
-    """Return why a unit does not get on; "" if it does."""
+    """Return why a unit makes no progress; "" if it does."""
     first = unit.order[0]
     if first.state is DELAYED:
         return f"its next attempt begins in {about(first.due - now)}"

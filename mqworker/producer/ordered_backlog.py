@@ -1,10 +1,11 @@
 """The deliveries that wait for a lane in a stage that keeps an order, and which of them go next.
 
-Pure; part of the ledger, in the place of the backlog of other stages. Who waits longest goes first, also among what
-comes back from a lane: a delivery's place is its tag. Where the whole input is in order, any delivery may begin, and so
-may what is free of order. By key, one lane has a key at a time: a chunk takes those of a key that wait, one behind the
-other (a run), then those of the next key, and a key is locked until its whole run has an outcome or is back. With one
-message of each key in a chunk Consumers would be idle: the most frequent key decides how long all keys take.
+Pure; part of the ledger, in the place of the backlog of other stages. The message that has waited longest goes first,
+also among what comes back from a lane: a delivery's place is its tag. Where the whole input is in order, any delivery
+may begin, and so may what is free of order. By key, one lane has a key at a time: a chunk takes those of a key that
+wait, one behind the other (a run), then those of the next key, and a key is locked until its whole run has an outcome
+or is back. With one message of each key in a chunk Consumers would be idle: the most frequent key decides how long all
+keys take.
 
 A delivery that is delayed keeps its place; by key, all behind it wait. To be isolated is a property of a delivery, not
 another queue: it goes at its turn, alone. So does a large one.

@@ -3,7 +3,8 @@
 Pure; part of the ledger. A *unit* is what is in order: the whole input, or the messages with one key. Its deliveries
 stand in the order in which they arrived, and only the first one may publish: results, replies, a dead letter. It leaves
 when it is settled, and the next one has its turn. This one rule keeps the order through refusals, lost answers,
-revoking, lost connections and changes of code, whatever begins when; who may begin is the ordered backlog's matter.
+revoking, lost connections and changes of code, whatever begins when; which one may begin is decided by the ordered
+backlog.
 
 After a lost connection every unit is empty, and what the broker delivers again stands in line as it arrives.
 

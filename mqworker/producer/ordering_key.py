@@ -31,7 +31,7 @@ def key_of(ordered_by: str, queue: str, delivery: Delivery) -> bytes | None:
 
 
 def _routing_key(queue: str, delivery: Delivery) -> bytes | None:
-    """Return the routing key under which it first came: a retry comes under the name of the queue."""
+    """Return the routing key of the original message: that of a retry is the name of the queue."""
     if _KEY in delivery.properties:
         table = decode_leniently(delivery.properties).headers
         if table.get(headers.QUEUE) == queue and (kept := _text(table.get(headers.KEY))) is not None:

@@ -2,10 +2,10 @@
 
 Pure: facts and time in, a decision out; used by limits. The time of a message is its own: while another one holds the
 loop it stands still (one that holds it for a minute makes itself overdue and nobody else), and while nothing in its
-Consumer gets on, which shows as a pulse that stays away, nobody's goes on. Where there is a loop, the loop writes the
-pulse: a callback, or a task that a finished message has left behind, may hold it too. A Consumer in which nothing gets
-on for the length of the limit is killed for nobody. What the Consumer itself knows of such times it has added to when
-the message began.
+Consumer makes progress, which shows as a missing pulse, no clock runs. Where there is a loop, the loop writes the
+pulse: a callback, or a task that a finished message has left behind, may hold it too. A Consumer in which nothing makes
+progress for the length of the limit is killed without charging a message. What the Consumer itself knows of such times
+it has added to when the message began.
 
 A Consumer with an overdue message is *closed*: it gets nothing more, a successor starts, and its other messages have
 one more hard limit to finish. Then it is killed; at once where nothing else is in hand, or the overdue one holds the
@@ -17,7 +17,7 @@ from enum import Enum
 from typing import NamedTuple
 
 HELD = 0.05  # seconds from which on a step of a task counts as holding the loop: shorter ones delay nobody
-PULSE = 1.0  # seconds without a pulse after which nothing in a Consumer gets on
+PULSE = 1.0  # seconds without a pulse after which a Consumer counts as standing still
 
 
 class Do(Enum):
@@ -26,7 +26,7 @@ class Do(Enum):
     NOTHING = 0
     CLOSE = 1
     KILL = 2  # for the overdue messages
-    KILL_STILL = 3  # nothing in it gets on
+    KILL_STILL = 3  # nothing in it makes progress
 
 
 class Moment(NamedTuple):
@@ -48,7 +48,7 @@ class Judged(NamedTuple):
 
 
 def look(moment: Moment, hard_limit: float, now: float) -> Judged:
-    """Decide; a `hard_limit` of 0 is none."""
+    """Decide what to do about overdue messages; a `hard_limit` of 0 means no limit."""
     if not hard_limit or not moment.began:
         return Judged(Do.NOTHING)
     most = hard_limit + moment.patience
@@ -74,10 +74,10 @@ def ages(moment: Moment, now: float) -> dict[int, float]:
 
 
 def still(moment: Moment, now: float) -> tuple[float, int]:
-    """Return since when nothing else in the Consumer gets on, and the message that holds its loop.
+    """Return since when nothing else in the Consumer makes progress, and the message that holds its loop.
 
-    (0, 0): it gets on, or has for less than PULSE not. Without a message it is a callback, or native code that holds
-    the interpreter, or the process is stopped.
+    (0, 0): it makes progress, or has made none for less than PULSE. Without a message it is a callback, or native code
+    that holds the interpreter, or the process is stopped.
     """
     since = moment.running_since if _held(moment, now) else _gets_on(moment, now)
     if not moment.began or not since or now - since <= PULSE:

@@ -99,7 +99,7 @@ def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
 def ordered_prefetch(configured_consumers: int) -> int:
     """Return the prefetch of an ordered stage without a configured one: it follows from the configuration alone.
 
-    Of Consumers that work on several messages at once, each counts as so many, as in the other two functions.
+    Of Consumers that work on several messages at once, each counts as that many, as in the other two functions.
 
     A quorum queue gives out first, in the order in which it came back, what an epoch with another prefetch had, so live
     changes must not change it.

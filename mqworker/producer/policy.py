@@ -132,10 +132,10 @@ def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circum
 
 
 def plan_too_large(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure | None, Plan]:
-    """Return another plan for a delivery of which the broker finds a publication too large.
+    """Return another plan for a delivery, because the broker refused one of its publications as too large.
 
-    A result makes its input dead. A retry or dead letter is made smaller: another frame size was negotiated. The
-    failure is returned if it is a new one.
+    If that was a result, the input is dead. A retry or dead letter is made smaller: it was built for another frame
+    size. The failure is None if the one that led to the plan still stands.
     """
     assert entry.plan is not None
     outcome, publications, _ = entry.plan

@@ -60,7 +60,7 @@ class Publications:
         self.computed = 0  # entries that have their plans, and wait for their turn
         self.confirm_time = Histogram()
         self.refusal = ""  # why the last refused publication was not placed
-        self.settled_keys = bytearray()  # of messages that shared objects have to be told of, in the order of settling
+        self.settled_keys = bytearray()  # of messages to report to shared objects, in the order of settling
         self._counters = counters
         self._held_bytes = held_bytes
         self._acks = acks

@@ -3,7 +3,7 @@
 Lives in the Producer, on its loop. Receives an AskReplace, answers with a ReplaceAnswer; the fleet starts the new one.
 When a Consumer is killed, its message is charged as with a crash, because that may be why it was stuck: otherwise a
 message that gets each Consumer stuck would go round for ever. It is asked for its stacks first, which are then in the
-evidence; that takes at most a second. Who asks may say which process and which message he has seen: if it is another
+evidence; that takes at most a second. The caller may say which process and which message it has seen: if it is another
 by then, nothing is done, so that no message is charged for the one before it. Not every message has an id, and a
 Consumer may have had none in hand: the number in the ledger tells these apart, too.
 """
@@ -48,7 +48,7 @@ def changed(asked: AskReplace, pid: int, in_hand: Mapping[int, str]) -> str:
     other = asked.message_id and asked.message_id not in in_hand.values()
     if other or (asked.seq and asked.seq not in in_hand):
         name = f"message {asked.message_id}" if asked.message_id else "the message that was seen"
-        what = f"{name} is not in hand in Consumer {asked.slot} any more"
+        what = f"{name} is no longer in hand in Consumer {asked.slot}"
     elif asked.seq == 0 and in_hand:
         what = f"Consumer {asked.slot} has begun a message since it was seen without one"
     else:

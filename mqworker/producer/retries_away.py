@@ -16,8 +16,8 @@ from mqworker.ipc import logs
 LATE = 30.0  # seconds after its time; a retry usually comes within one
 AWAITED = 600.0  # seconds after the time of the last one in which a stage without any other work is not idle
 GIVEN_UP = 3600.0  # seconds after its time: somebody has purged the delay queue, or it is lost
-EVERY = 1.0  # seconds between two looks at all of them
-MOST = 10_000  # that are remembered: beyond that a retry is not
+EVERY = 1.0  # seconds between two checks of all of them
+MOST = 10_000  # retries that are remembered; further ones are not
 MARK = headers.ATTEMPT.encode()  # in the property block of each retry
 
 log = logging.getLogger("mqworker.retries")

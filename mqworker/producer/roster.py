@@ -1,7 +1,7 @@
 """The roster: the lanes that a stage has, and which of them get messages.
 
 Lives in the Producer, on its loop; a part of the fleet, and all that feeding, limits and status need of it. A lane gets
-messages if it is not leaving and its code is at work, which the switch decides.
+messages if it is not leaving and its code is the one in use, which the switch decides.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 Lives in the Producer, on its loop, and is called with each tick. Reads the in-hand register; closes Consumers, asks
 them for their stacks and kills them (dispatch receives their deaths, and charges the overdue messages alone). A
-Consumer itself says where an overdue message is, if its interpreter gets on.
+Consumer itself says where an overdue message is, if its interpreter is running.
 """
 
 import logging
@@ -17,8 +17,8 @@ from mqworker.producer.lane_seats import LaneSeats
 from mqworker.producer.overdue import Do, Moment, look
 
 TIME_LIMIT = "hard time limit"  # the reason for killing a Consumer that took too long begins with this
-EVERY = 0.1  # seconds between two looks
-STALL = 10.0  # seconds that a Consumer may leave a chunk in its lane while nothing in it gets on: stopped, or stuck
+EVERY = 0.1  # seconds between two checks
+STALL = 10.0  # seconds that a Consumer may leave a chunk in its lane without any progress: stopped, or stuck
 STACK_WAIT = 1.0  # seconds for a Consumer to write its stacks before it is killed
 CANCELS = 1.0  # seconds more for a Consumer to cancel a task
 CLOSED = "hard_limit"  # why a closed Consumer is replaced
@@ -30,7 +30,7 @@ class _Stalled(NamedTuple):
     """A Consumer that has not taken a chunk."""
 
     chunk: int
-    cpu: int  # that it had used; 0: it does not count, because nothing is in hand
+    cpu: int  # CPU time that it had used; 0: it does not count, because nothing is in hand
     looks: int  # since then
 
 
@@ -99,7 +99,7 @@ class SeatLimits:
         now: float,
         asked: float | None,
     ) -> None:
-        """Kill it once it is known where the overdue messages are, or that will not be told."""
+        """Kill it once it is known where the overdue messages are, or that this cannot be found out."""
         if not (overdue and overdue <= seats.stacks.keys()):
             if asked is None:
                 lane.ask_stack()

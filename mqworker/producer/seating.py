@@ -4,7 +4,7 @@ Pure: facts and time in, a decision out; used by feeding. A Consumer gets as man
 its share of what is ready. A message that has killed a Consumer, or may have, must be *alone*: it begins in a Consumer
 in which every other message has run for the length of its *window*, and nothing else begins there until it has run that
 long itself. (To wait for an empty Consumer could take hours.) So whatever dies within the window dies of it. The
-Consumer that can take it first is *reserved*: it gets nothing else meanwhile. That is decided anew at each turn, from
+Consumer that can take it first is *reserved*: it gets nothing else meanwhile. That is decided again at each turn, from
 what waits then, and the time of the one that is chosen can only come nearer, because nothing begins in it: a message
 that must be alone begins at most one window after a Consumer has had a free seat for it. At most half of the Consumers
 serve such messages at a time.
@@ -32,14 +32,14 @@ class Seating(NamedTuple):
 
 
 class Alone(NamedTuple):
-    """A message that must be alone for so many seconds; a `killer` has been charged, and is not only doubted."""
+    """A message that must be alone for this many seconds; a `killer` has been charged, and is not only doubted."""
 
     window: float
     killer: bool = True
 
 
 class Give(NamedTuple):
-    """Give this lane so many messages now; `alone`: which one of those that must be alone, and nothing else."""
+    """Give this lane that many messages now; `alone`: which one of those that must be alone, and nothing else."""
 
     lane: int
     most: int
@@ -47,7 +47,7 @@ class Give(NamedTuple):
 
 
 def window(longest: float, deaths: int) -> float:
-    """Return the window of a doubted message, which was in hand at so many deaths, for at most so many seconds."""
+    """Return the window, in seconds, of a doubted message that was in hand at `deaths` deaths for at most `longest`."""
     return min(longest + MARGIN, WINDOW * GROWTH ** min(max(0, deaths - 2), 20))
 
 

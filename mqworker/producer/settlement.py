@@ -188,7 +188,7 @@ class Settlement:
         return self._ledger.finished(entry.seq, plan, now)
 
     def _report(self, entry: Entry, failure: Failure, plan: Plan | Again) -> float:
-        """Log a failure, and note it where it can be asked for; returns when it was, as `work` tells."""
+        """Log a failure, and note it where it can be asked for; returns when it was, according to `work`."""
         assert entry.work is not None
         now, duration, generation, slot, _ = entry.work
         if isinstance(plan, Again):

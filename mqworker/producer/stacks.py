@@ -17,7 +17,7 @@ from mqworker.producer.evidence import split_stack
 from mqworker.producer.lane import Lane
 from mqworker.producer.roster import Roster
 
-LOOK = 0.02  # seconds between two looks at the output
+LOOK = 0.02  # seconds between two reads of the output
 QUIET = 0.06  # seconds for which it must stay as it is
 MOST = 1.2  # seconds until what is there is all
 NONE = "it has written no stack: user code has taken SIGUSR2, or closed stderr, or the process is stopped"
@@ -42,7 +42,7 @@ class StackWatch:
 
 
 def written(before: str, after: str) -> str:
-    """Return the stacks in what was written between two looks at the last output."""
+    """Return the stacks in what was written between two reads of the last output."""
     new = after.removeprefix(before) if after.startswith(before) else after[_overlap(before, after) :]
     stack, _ = split_stack(new)
     suspended = _SUSPENDED.search(new)
@@ -94,7 +94,7 @@ class Stacks:
 
     def _answer(self, asked: AskStack, lane: Lane, stack: str) -> StackAnswer:
         if not stack:
-            why = "it has ended before it told" if lane.state == "dead" else NONE
+            why = "it ended before it reported its stack" if lane.state == "dead" else NONE
             return StackAnswer(asked.number, refused=f"Consumer {asked.slot} (pid {lane.pid}): {why}")
         now = time.monotonic()
         seq, since = min(_working(lane).items(), key=lambda each: each[1] or now, default=(0, 0.0))
@@ -119,4 +119,4 @@ def lane_of(roster: Roster, slot: int) -> Lane | None:
 def no_such(roster: Roster, slot: int) -> str:
     """Return a sentence on a slot without a Consumer."""
     slots = sorted({lane.slot for lane in roster.lanes.values()})
-    return f"there is no Consumer {slot}; there are: {', '.join(map(str, slots)) or 'none'}"
+    return f"there is no Consumer {slot}; known: {', '.join(map(str, slots)) or 'none'}"

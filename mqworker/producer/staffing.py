@@ -245,6 +245,6 @@ def _fresh(consumers: Sequence[ConsumerFacts], count: int) -> list[ConsumerFacts
 
 
 def _retire(consumers: list[ConsumerFacts], count: int, keep: Container[int] = ()) -> list[Action]:
-    """Retire so many: first those whose slot is not to be kept, then idle ones, then those with the highest slots."""
+    """Retire `count`: first those whose slot is not to be kept, then idle ones, then those with the highest slots."""
     ordered = sorted(consumers, key=lambda one: (one.slot in keep, one.state == "busy", -one.slot))
     return [Retire(one.lane) for one in ordered[: max(0, count)]]

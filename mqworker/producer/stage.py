@@ -102,7 +102,7 @@ class Stage:
         self._loop = asyncio.get_running_loop()
         self._turn_asked = False
         self._due: asyncio.TimerHandle | None = None  # when the next delayed message may begin
-        self._link_state = LinkState()  # as last reported
+        self._link_state = LinkState()  # the state that was last reported
 
     def start(self) -> None:
         """Begin to connect, and begin to start Consumers."""

@@ -144,7 +144,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
 
 
 def _still(lane: Lane, now: float) -> tuple[float, int]:
-    """Return since when nothing else in a Consumer with seats gets on, and the message that holds it."""
+    """Return since when nothing else in a Consumer with seats makes progress, and the message that holds it."""
     if lane.seats is None or lane.state != "busy":
         return 0.0, 0
     words = lane.seats.words

@@ -5,9 +5,9 @@ at one death of the tree runs as usual. After two such deaths it is a *suspect*:
 isolated (quarantine.py) for a window. The window is the longest time after which the tree died with this message in
 hand, plus 5 s. At first it is 15 s at most, so that hour-long messages that were in hand at two kills do not delay the
 stage for hours; each further death multiplies this maximum by four. A death while a message runs isolated counts
-against this message alone; after the second one it is convicted and becomes a dead letter. An ordered end of any kind
-does not count, and neither does a reboot. If the file cannot be read or written, the suspects are forgotten, but no
-message is lost.
+against this message alone; after the second one they are attributed to it and it becomes a dead letter. An ordered end
+of any kind does not count, and neither does a reboot. If the file cannot be read or written, the suspects are
+forgotten, but no message is lost.
 """
 
 import contextlib
@@ -102,7 +102,7 @@ class Suspects:
             self.clear(fingerprint)
 
     def clear(self, fingerprint: bytes) -> None:
-        """Forget a message: it has an outcome, is charged with the death of a Consumer, or is convicted."""
+        """Forget a message: it has an outcome, is charged with a death, or is blamed for those of the tree."""
         if self._known.pop(fingerprint.hex(), None) is not None:
             self._save()
 

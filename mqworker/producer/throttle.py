@@ -2,7 +2,7 @@
 
 Lives in the Producer, on its loop; only a stage with `max_backlog` has one. Asks the link how much the queue holds, and
 receives the answers; tells dispatch how many messages may go to lanes. credit.py (pure) decides both; this module
-carries it out, and tells of it: a log line when the stage is held back and when it is no longer, a sentence meanwhile.
+carries it out, and reports it: a log line when the stage is held back and when it is no longer, a sentence meanwhile.
 Without answers (no connection, a queue that is silent) the last credit is used up, and nothing more is dispatched.
 """
 
@@ -17,7 +17,7 @@ from mqworker.brokers.credit import Credit, Sent
 from mqworker.ipc import logs
 from mqworker.producer.ledger import Ledger
 
-SILENT = 10.0  # seconds without an answer after which the status tells of it
+SILENT = 10.0  # seconds without an answer after which the status reports it
 
 log = logging.getLogger("mqworker.throttle")
 
@@ -41,7 +41,7 @@ class Throttle:
         self._ask_turn = ask_turn
         self._changed = changed
         self._credit = Credit(mark)
-        self.held_back = False  # as was told
+        self.held_back = False  # as was reported
 
     @property
     def depth(self) -> int | None:
@@ -57,7 +57,7 @@ class Throttle:
         return self._credit.due(self._sent()) if self._link.state.connected else math.inf
 
     def look(self, now: float) -> None:
-        """Ask the link if it is time to, and tell if the stage is held back from now on, or no longer."""
+        """Ask the link if it is time to, and report if the stage is held back from now on, or no longer."""
         if self._link.state.connected and self._credit.must_ask(self._sent(), now):
             self._link.ask_output_depth()
         held_back = self._credit.held_back(now)
@@ -68,7 +68,7 @@ class Throttle:
             self._changed()
 
     def output_depth(self, messages: int) -> None:
-        """Take the answer of the link, and feed the lanes if there is credit again."""
+        """Receive the answer of the link, and feed the lanes if there is credit again."""
         chance = random.random()  # noqa: S311 - jitter, no secret
         self._credit.answered(messages, self._sent(), time.monotonic(), chance)
         self._ask_turn()

@@ -1,4 +1,4 @@
-"""What the Consumers of a stage use: CPU and memory, as the kernel tells, once a second.
+"""What the Consumers of a stage use: CPU and memory, as the kernel reports it, once a second.
 
 Lives in the Producer, on its loop, called by the timers. So the figures of a Consumer that is stuck are fresh too. The
 CPU of a slot is that of all Consumers that it had; what one used after the last look is missing.

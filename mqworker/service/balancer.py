@@ -36,7 +36,7 @@ class Balancer:
         self._paused = False
 
     def want(self, document: Document, statuses: Statuses, *, paused: bool) -> None:
-        """Share anew if other stages take part, or others are fixed, than before."""
+        """Share again if other stages take part, or others are fixed, than before."""
         self._paused = paused
         active = {name: stage for name, stage in document.stages.items() if stage.running and stage.working}
         sharing = [name for name, stage in active.items() if stage.auto]

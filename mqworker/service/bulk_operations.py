@@ -1,7 +1,7 @@
 """Operations on many dead letters, as the Service knows them: begun here, carried out by the broker admin.
 
-Runs on the Service's main loop. Owns the table of operations, those at work and the last ENDED that have ended, and
-what they have come to in all, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have
+Runs on the Service's main loop. Owns the table of operations, those in progress and the last ENDED that have ended,
+and their totals, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have
 failed, and some of their letters may be in both queues. At the end of the service, all of them are ended before the
 process is. The HTTP threads read `all` and `counts`, which are replaced and never changed. Fails with ControlError.
 """
@@ -69,7 +69,7 @@ class BulkOperations:
         return self._get(operation) or found
 
     def end(self) -> None:
-        """Begin no more, and end those at work before their next batch: the service is ending."""
+        """Begin no more, and end those in progress before their next batch: the service is ending."""
         self._ending = self._ending or asyncio.create_task(self._cancel_all())
 
     async def ended(self, patience: float) -> None:
@@ -83,7 +83,7 @@ class BulkOperations:
     # -- inside
 
     async def _ask(self, view: BulkView, question: dict[str, Any]) -> BulkView:
-        """Have the broker admin begin an operation, and see to it that its view has an end, too, if that fails."""
+        """Have the broker admin begin an operation; if that fails, its view does not stay open."""
         name = view.operation
         try:
             begun = await self._broker_admin.ask("dlq_begin", question, DEADLINE)
@@ -100,7 +100,7 @@ class BulkOperations:
             self._remove(name)
             if (before := self._get(begun)) is not None:
                 return before
-            raise ControlError("unknown_operation", f"the operation of this selection has ended long ago; {LISTED}")
+            raise ControlError("unknown_operation", f"the operation of this selection ended long ago; {LISTED}")
         what = f"{view.kind} of {view.wanted} dead letters of stage {view.stage} has begun (operation {name})"
         fields = {"stage_name": view.stage, "operation": name, "kind": view.kind, "count": view.wanted}
         logs.report(log, logging.INFO, "bulk_started", what, **fields)
@@ -114,7 +114,7 @@ class BulkOperations:
             asking.exception()  # nobody may have waited for it
 
     async def _cancelled(self, name: str) -> bool:
-        """Have the broker admin end an operation; returns whether it is at work there, or may be."""
+        """Have the broker admin end an operation; returns whether it is in progress there, or may be."""
         try:
             return bool(await self._broker_admin.ask("dlq_cancel", {"operation": name}, DEADLINE))
         except ControlError:
@@ -155,7 +155,7 @@ class BulkOperations:
         done = "replayed" if new.kind == "replay" else "dropped"
         what = f"{new.kind} of {new.wanted} dead letters of stage {new.stage}: {new.state}, {new.done} {done}"
         if new.gone:
-            what += f", {new.gone} were not there any more"
+            what += f", {new.gone} were no longer there"
         if new.unsure:
             what += f", up to {new.unsure} may be in both queues"
         if new.refused and not failed:

@@ -24,8 +24,8 @@ STUCK = 10.0  # seconds without any change after which a crash loop is not waite
 class Left(NamedTuple):
     """The messages of a stage at the broker."""
 
-    retries: int  # that wait for their next attempt
-    ready: int  # in the input
+    retries: int  # messages that wait for their next attempt
+    ready: int  # messages in the input
     dead: int
 
 
@@ -48,7 +48,7 @@ class BurstRule:
     def __init__(self) -> None:
         self._marks: object = None  # what all stages had counted when they came to rest
         self._since = 0.0  # when they did
-        self._number = 0  # of that rest
+        self._number = 0  # the number of the last request to the broker
         self._part: tuple[str, ...] = ()  # the stages in which nothing may be left
         self._ask_at = 0.0
         self._answered: float | None = None  # when the broker answered that nothing is left

@@ -65,10 +65,10 @@ class CheckedChanges:
         self._check = ChangeCheck(loaded, on_log, lambda: owner.document)
         self._turns = Turns(loaded.config.stages)
         self.params_form = ParamsSchemas(owner.changeable, self._check.schema).of
-        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
+        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # not begun to read the folder yet, by stage
 
     async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
-        """Take the code in the folder; whoever asks while a reload waits for its turn is answered by the same."""
+        """Take the code in the folder; callers that ask while a reload waits for its turn share its answer."""
         if params:
             return await self._do(stage, self._reload(stage, params), patience, "not_reloaded")
         return await self._turns.answer(stage, self._begin_reload(stage), patience, "not_reloaded")
@@ -119,7 +119,7 @@ class CheckedChanges:
         return await self._do(asked.stage, self._set_limits(asked), patience, "limits_refused")
 
     def reload_all(self) -> None:
-        """Let every stage take the code in the folder; nobody waits for it."""
+        """Let every stage take the code in the folder; returns without waiting for that."""
         for name in self._config.stages:
             try:
                 self._turns.report(name, self._begin_reload(name), "not_reloaded")
@@ -215,7 +215,7 @@ class CheckedChanges:
         return await self._apply_checked(stage, check)
 
     async def _set_limits(self, asked: SetLimits) -> Stored:
-        """Store time limits if a soft one can interrupt the jobs that are at work, and those that may come to be."""
+        """Store time limits if a soft one can interrupt the jobs in use, and those that may come into use."""
 
         async def check(desired: StageDesired) -> Change:
             candidate, fallback = desired.candidate, self._fallback(asked.stage)
@@ -259,7 +259,7 @@ def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | 
 def _refuse_unseen_params(stage: str, desired: StageDesired, expected: tuple[str, ...] | None) -> None:
     """Raise ControlError if a caller has seen other parameters than those in use.
 
-    A generation with other jobs or code and the same parameters is no conflict.
+    A generation with other jobs or code and the same parameters is not a conflict.
     """
     if expected is None or str(desired.generation) in expected:
         return
@@ -283,7 +283,7 @@ def _edited(ahead: StageDesired, edit: Edit) -> list[ChainLink]:
 def _newly_named(jobs: list[ChainLink], ahead: StageDesired, config: Config) -> tuple[str, ...]:
     """Return the jobs of a chain that neither the configuration nor a generation of the stage names.
 
-    Raises ChangeRefused if there is a program among them.
+    Raises ChangeRefused if one of them is a program.
     """
     known = {job for each in config.stages.values() for job in each.specs}
     known |= {link.job for version in (ahead.version, *ahead.history) for link in version.jobs}

@@ -44,7 +44,7 @@ class Ending:
         self.state = "running"
 
     def terminated(self, now: float) -> DrainBy | None:
-        """Take a signal that asks for the end."""
+        """Handle a signal that asks for the end."""
         if self.terms and now - self._last_term < SAME_TERM:
             return None
         self.terms += 1
@@ -59,7 +59,7 @@ class Ending:
         return self._drain(now + self._drain_deadline) if self.state == "running" else None
 
     def done(self, code: Exit, now: float) -> DrainBy | None:
-        """Take the exit code of a run that has done all there was to do."""
+        """Begin to end, with this exit code: the run has done all there was to do."""
         self.code = code
         return self.drain(now)
 
@@ -69,7 +69,7 @@ class Ending:
         return self._drain(now)
 
     def ended(self, given_back: int) -> None:
-        """Take how many messages went back to the broker unfinished."""
+        """Note how many messages went back to the broker unfinished, which decides the exit code."""
         if self.code == Exit.OK and given_back:
             self.code = Exit.GIVEN_BACK
 

@@ -24,7 +24,7 @@ from mqworker.ipc.inspection import (
 from mqworker.ipc.producer_messages import Held
 from mqworker.service.stages import Stages
 
-LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be at work, and is killed then
+LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be busy, and is killed then
 FIND = 0.8  # seconds for a Producer to look for a message: an operator sees the answer within one
 
 log = logging.getLogger("mqworker.service.inspection")
@@ -47,7 +47,7 @@ class Inspection:
             raise ControlError("unknown_slot" if answer.unknown else "refused", answer.refused)
         if isinstance(question, AskReplace):
             how = "killed, and replaced" if question.now else "to be replaced when it has finished what it has"
-            message = f"stage {stage}: Consumer {question.slot} is {how}: an operator has asked for that"
+            message = f"stage {stage}: Consumer {question.slot} is {how}: an operator asked for that"
             logs.report(log, logging.INFO, "replaced", message, stage_name=stage)
         return answer
 

@@ -133,7 +133,7 @@ class Lifecycle:
         else:
             self.restarts += 1
             self._last_problem = f"the last Producer {death}"
-        if self.ended or self._until is not None:  # as it was ordered to
+        if self.ended or self._until is not None:  # it was ordered to end
             self.budget.died(now, fruitful=True)
         else:
             connected = self.status is not None and self.status.link.connected

@@ -141,7 +141,7 @@ class Operations:
         return held
 
     async def start_source(self, name: str, patience: float) -> int:
-        """Check the code of a source in the folder, and run it."""
+        """Check the code of a source as it is in the folder, then run it."""
         self._refuse_at_the_end()
         return await self._sources.start(name, patience)
 
@@ -152,7 +152,7 @@ class Operations:
         return await self._trees.sources.run(name, patience)
 
     def reload_all(self) -> None:
-        """Let every stage and every source take the code in the folder; nobody waits for it."""
+        """Let every stage and every source take the code in the folder; returns without waiting for that."""
         self._reload_stages()
         self._sources.reload_all()
 

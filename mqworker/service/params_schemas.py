@@ -72,7 +72,7 @@ class ParamsSchemas:
         finally:
             check.waiting -= 1
             if not check.waiting and not check.begun and self._asked.get(key) is check:
-                del self._asked[key]  # whoever asks next begins anew
+                del self._asked[key]  # the next caller asks again
                 check.task.cancel()
         if not done:
             raise ControlError("deadline", f"the code is still being imported after {patience:g} s; ask again later")

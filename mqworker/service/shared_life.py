@@ -31,7 +31,7 @@ from mqworker.shared_state.process import SharedObject
 
 SERVES = ("serving", "paused")  # states of a process that has the state
 SILENT = 60.0  # seconds without a report or a call, after which a process that serves is stuck
-PAUSE = 5.0  # seconds between two looks after which nothing is concluded
+PAUSE = 5.0  # seconds between two checks after which nothing is concluded
 LOADING = 3600.0  # likewise while it imports, or reads a snapshot
 
 _reports = msgspec.msgpack.Decoder(SharedReport)

@@ -67,9 +67,9 @@ class SharedLives:
         self._root, self._state_dir = root, state_dir
         self._on_change, self._on_end, self._on_log = on_change, on_end, on_log
         self._level = logging.INFO
-        self._charges: dict[tuple[str, bytes, bytes], Charge] = {}  # that are not over
+        self._charges: dict[tuple[str, bytes, bytes], Charge] = {}  # charges that still hold
         self._retry_at = 0.0  # when one that could not serve is tried again
-        self._resetting = False  # a reset is ordered; if this process does not make it, the next one begins anew
+        self._resetting = False  # a reset is ordered; if this process does not make it, the next one does
         self._without_before = False  # the code that wrote the state cannot be used: try the wanted code at once
         self._held_why = ""  # why the code that wrote the state could not serve
         self._budget = Budget()
@@ -92,7 +92,7 @@ class SharedLives:
             self.serving = self.start(SharedCode(code.job, copy), held=True)
 
     def retry(self) -> None:
-        """Let the next `begin` be early enough."""
+        """Let the next `begin` start a process at once."""
         self._retry_at = 0.0
 
     def start(

@@ -23,7 +23,7 @@ from mqworker.shared_state.messages import Pause, Resume, TakeSnapshot
 
 MOVE_DEADLINE = 600.0  # seconds to load the state under the code of a start
 PAUSED = 30.0  # seconds that a loaded trial may wait for its commit, while callers wait
-SHARE = 20  # a move that failed is tried again after so many times what it took, because callers wait meanwhile
+SHARE = 20  # a move that failed is tried again after this many times what it took, because callers wait meanwhile
 
 log = logging.getLogger("mqworker.service.shared_supervisor")
 
@@ -214,7 +214,7 @@ class SharedSupervisor:
         return why
 
     async def _moved(self) -> None:
-        """Move to the code that is committed; until that succeeds, the code of before serves."""
+        """Move to the code that is committed; until that succeeds, the previous code serves."""
         code, began = self._wanted, time.monotonic()
         if code is None:
             return
@@ -225,7 +225,7 @@ class SharedSupervisor:
         self._move_at = now + max(RETRY, SHARE * (now - began))
         if self._move is None:
             self._lives.send(Resume())  # it may have begun paused
-        what = f"{why}; the code of before serves it, and this is tried again"
+        what = f"{why}; the previous code serves it, and this is tried again"
         if what != self._move_problem:
             logs.report(log, logging.ERROR, "shared_code", what, shared=self.name)
         self._move_problem = what

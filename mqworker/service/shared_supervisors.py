@@ -2,7 +2,7 @@
 
 Lives in the Service's main thread, on its loop. Owns a SharedSupervisor of each object that a running stage uses, or is
 about to use. One object serves all stages; the code that was committed last serves it. An object that no stage uses any
-more stays for as long as a drain may take: Consumers of before may still call it.
+more stays for as long as a drain may take: the previous Consumers may still call it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class SharedSupervisors:
         self._supervisors: dict[str, SharedSupervisor] = {}
         self._committed: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the code that the stage has for it
         self._needed: dict[str, SharedCode] = {}  # the code with which each object is to be served
-        self._looked = False  # for the state of objects that no stage uses
+        self._looked = False  # whether it has looked for the state of objects that no stage uses
         self._unneeded: dict[str, float] = {}  # object -> when it is to end (CLOCK_MONOTONIC)
 
     def want(self, document: Document) -> None:
@@ -74,7 +74,7 @@ class SharedSupervisors:
         return needed
 
     def _report_unused(self, needed: Moves) -> None:
-        """Say at the start which objects have a state that no stage uses: they may have got another name."""
+        """Report at the start which objects have a state that no stage uses: they may have been renamed."""
         folder = self._loaded.state_dir / SHARED
         for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
             if name not in needed:

@@ -66,7 +66,7 @@ class SourceChanges:
         raise ControlError("deadline", what)
 
     def reload_all(self) -> None:
-        """Let every source that runs take the code in the folder; nobody waits for it."""
+        """Let every source that runs take the code in the folder; returns without waiting for that."""
         for name, desired in self._owner.document.sources.items():
             if name in self._turns and desired.running:
                 task = asyncio.create_task(self._reload(name))

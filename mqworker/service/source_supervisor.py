@@ -100,7 +100,9 @@ class SourceSupervisor:
             async with asyncio.timeout(patience):
                 done = await answer
         except TimeoutError:
-            what = f"source {self.name} has not ended its run within {patience:g} s; it goes on, and the log tells"
+            what = (
+                f"source {self.name} has not ended its run within {patience:g} s; it goes on; the log says how it ends"
+            )
             raise ControlError("deadline", what) from None
         finally:
             del self._runs[run]

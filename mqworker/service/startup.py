@@ -109,7 +109,7 @@ async def _check_user_code(
 async def _check_sources(
     loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]
 ) -> dict[str, FoundSource]:
-    """Check the code of the sources; what is refused leaves the code of before, if that is kept."""
+    """Check the code of the sources; what is refused leaves the previous code, if that is kept."""
     names = list(loaded.config.sources)
     reports = await asyncio.gather(*(check_source(loaded, name, document, on_log) for name in names))
     found, problems = {}, []
@@ -193,7 +193,7 @@ class _StageCheck:
     async def _ask(self, stage: StageDesired, copy: CodeCopy | None, *, look: bool = True) -> CodeReport:
         """Check what this stage runs, from a copy; without one, from what the folder has, which is copied."""
         config, deadline = self._loaded.config, CHECK_DEADLINE
-        if config.shared or stage.shared:  # only the check tells which shared objects the jobs use
+        if config.shared or stage.shared:  # only the check shows which shared objects the jobs use
             deadline = config.stages[self._name].setup_deadline
         return await check_code(
             *(self._name, self._loaded.root, tuple(enabled(stage.jobs)) if look else ()),

@@ -35,7 +35,7 @@ POLL: Final = 0.5  # seconds after which a wait looks at its deadline
 BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: at first, at most
 READ: Final = 1 << 16  # bytes; memory for more comes from the system each time
 GROUP: Final = 4 << 20  # bytes of the calls in one frame, and one call
-GROUP_CALLS: Final = 256  # in one frame: each may have an answer of a MiB
+GROUP_CALLS: Final = 256  # calls in one frame: each may have an answer of a MiB
 _TIMEVAL = struct.Struct("@ll")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -173,7 +173,7 @@ class SharedClient:
         pause, once = BACKOFF[0], not all(call.message for call in calls)
         while True:
             line = self._connected(until)
-            if once and line.is_closed():  # that of a process that has ended since
+            if once and line.is_closed():  # the connection of a process that has since ended
                 self.close()
                 continue
             try:

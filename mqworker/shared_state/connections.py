@@ -45,7 +45,7 @@ class Connections:
         self._all: dict[int, Connection] = {}
         self._answered: list[Connection] = []
         self._refusing = False
-        self._refused = ""  # what was said last about what is no call
+        self._refused = ""  # what was last logged about input that is not a call
 
     def __len__(self) -> int:
         return len(self._all)
@@ -124,7 +124,7 @@ class Connections:
                 else:
                     self._handle(connection, _received.decode(payload))
         except (FrameError, msgspec.MsgspecError, ValueError) as error:
-            what = f"a connection was closed, because it sent what is no call: {error}"
+            what = f"a connection was closed, because what it sent is not a call: {error}"
             if what != self._refused:  # whoever sends it may do so again and again
                 self._log(what)
             self._refused = what
@@ -140,7 +140,7 @@ class Connections:
             self._answered.append(connection)
         elif isinstance(received, Words):
             if len(received.settled) + len(received.again) > MOST:
-                raise ValueError("there are too many words at once")
+                raise ValueError("too many keys at once")
             self._state.words(received, time.time())
         elif isinstance(received, Caller):
             if len(received.params) > MOST:

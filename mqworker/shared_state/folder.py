@@ -36,7 +36,7 @@ def open_folder(path: Path) -> None:
 
 
 def check_private(status: os.stat_result, path: Path, kind: Callable[[int], bool] = stat.S_ISREG) -> None:
-    """Raise StateError unless this is ours, of the right kind, and closed to everybody else."""
+    """Raise StateError unless this file belongs to our user, is of the right kind, and is private."""
     if not kind(status.st_mode):
         raise StateError(f"{path} is not what it should be (a link, or another kind of file): remove it")
     if status.st_uid != os.geteuid():

@@ -85,7 +85,7 @@ class SharedClass:
     def adopt(self, load: Callable[[], Any], *, changed: bool) -> Any:
         """Return an object that a snapshot holds; raises StateError if the class does not take it.
 
-        `changed`: the class may be another one than that which the snapshot was made of.
+        `changed`: the class may differ from the one that the snapshot was made from.
         """
         try:
             state = load()
@@ -126,8 +126,8 @@ class SharedInstance:
         self._loud = log
         self._methods: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {}
         self._params: dict[bytes, Any] = {}
-        self._answers: dict[str, str] = {}  # method -> what its answer is called
-        self.tick_problem = ""  # what the last `tick` has raised
+        self._answers: dict[str, str] = {}  # method -> how errors name its answer
+        self.tick_problem = ""  # what the last `tick` raised
         self._pid = os.getpid()
 
     def speak(self) -> None:
@@ -181,7 +181,7 @@ class SharedInstance:
         return answers.returned(None, None)
 
     def described(self) -> tuple[Any, str]:
-        """Return what the object says of itself, and what was wrong with that."""
+        """Return the object's description of itself, and what was wrong with that."""
         if not self.kind.has("describe"):
             return None, ""
         try:

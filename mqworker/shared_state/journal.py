@@ -26,8 +26,8 @@ class Journal:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.number = 0
-        self.records = 0  # since the last snapshot
-        self.bytes = 0  # the same
+        self.records = 0  # records since the last snapshot
+        self.bytes = 0  # bytes since the last snapshot
         self._folder = folder
         self._digest = digest
         self._fd = -1

@@ -33,7 +33,9 @@ def live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
         outside.send(SharedUnfit("state", f"the files of the shared object have changed since they were read: {error}"))
     except OSError as error:
         folder = folders.folder_of(spec.state_dir, spec.name)
-        what = f"its files in {folder} cannot be written: {error.strerror or error}; free some space, or see its rights"
+        what = (
+            f"its files in {folder} cannot be written: {error.strerror or error}; free some space or check permissions"
+        )
         outside.send(SharedUnfit("disk", what))
 
 

@@ -24,11 +24,11 @@ from typing import Final
 
 import msgspec
 
-MOST_NAMED: Final = 65_536  # of a stage
-MOST_KEPT: Final = 1_000_000  # of all stages
-MOST_BYTES: Final = 1 << 30  # of answers; a link that answers with its argument takes one byte
+MOST_NAMED: Final = 65_536  # named messages of a stage that are remembered
+MOST_KEPT: Final = 1_000_000  # records of all stages that are kept
+MOST_BYTES: Final = 1 << 30  # bytes of answers; a link that answers with its argument takes one byte
 KEEP: Final = 7 * 86_400  # seconds
-RENEWALS: Final = 168  # in that time: a record that is met again and again is renewed once an hour
+RENEWALS: Final = 168  # renewals in that time: a record that is met again and again is renewed once an hour
 BATCH: Final = 4_096  # records that are evicted together: to find the oldest costs as much for one as for many
 
 
@@ -66,7 +66,7 @@ class _Stage:
         self.kept: dict[bytes, Record] = {}  # by message; in the order of `mark`
         self.named: dict[bytes, Record] = {}  # by message
         self.ring: deque[bytes | None] = deque()  # the last messages that were named; None: without a record
-        self.count = 0  # of the messages that were named
+        self.count = 0  # how many messages were named
 
 
 class SavedStage(msgspec.Struct, array_like=True):
@@ -90,7 +90,7 @@ class CallMemory:
     ) -> None:
         self.evicted = 0
         self._most_named, self._most_kept, self._keep, self._most_bytes = most_named, most_kept, keep, most_bytes
-        self._bytes = 0  # of all answers
+        self._bytes = 0  # size of all answers
         self._stages: dict[str, _Stage] = {}
         self._kept = 0  # records of all stages that are kept
         self._last_call = b""
@@ -251,7 +251,7 @@ class CallMemory:
         """Evict the oldest records that are kept, of one stage at a time."""
         keeping = [place for place in self._stages.values() if place.kept]
         place = min(keeping, key=lambda each: next(iter(each.kept.values())).mark)
-        count = min(BATCH, max(1, self._most_kept // 64), max(1, len(place.kept) - 1))  # not the one just stored
+        count = min(BATCH, max(1, self._most_kept // 64), max(1, len(place.kept) - 1))  # never the newest
         for message in [message for message, _ in zip(place.kept, range(count), strict=False)]:
             self._bytes -= place.kept.pop(message).size
             self._kept -= 1

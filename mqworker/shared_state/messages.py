@@ -38,7 +38,7 @@ class Charge(msgspec.Struct, frozen=True):
 class SharedSpec(msgspec.Struct, frozen=True):
     """What the process of a shared object is started with."""
 
-    name: str  # also that of its folder
+    name: str  # its folder has the same name
     job: str  # "module:Class"
     root: str  # the folder of the user's code
     copy: CodeCopy | None  # the copy to import from; None: the folder itself
@@ -49,7 +49,7 @@ class SharedSpec(msgspec.Struct, frozen=True):
     trial: bool = False  # load, report, and serve only when told: another process still has the folder
     held: bool = False  # begin as after a Pause
     charges: tuple[Charge, ...] = ()
-    snapshot_bytes: int = 64 << 20  # of journal after which a snapshot is made
+    snapshot_bytes: int = 64 << 20  # bytes of journal after which a snapshot is made
     snapshot_deadline: float = 300.0  # seconds until the process that writes it is killed
     tick_seconds: float = 5.0
 

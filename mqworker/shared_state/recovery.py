@@ -34,8 +34,8 @@ class Recovered(NamedTuple):
     last: Segment | None  # the head of the last segment
     end: int  # where its readable records end
     size: int  # of its file
-    records: int  # in all segments
-    bytes: int  # of all segments
+    records: int  # how many, in all segments
+    bytes: int  # size of all segments
 
 
 def recover(

@@ -10,7 +10,7 @@ SYNC: Final = 1.0
 FIRST_SNAPSHOT: Final = 300.0  # seconds after the start: an object that cannot be kept is found out early
 NEXT_SNAPSHOT: Final = 3600.0  # seconds after the last one, if there is anything new: it bounds the replay
 RETRY_SNAPSHOT: Final = 300.0  # seconds after a snapshot has failed
-SHARE_OF_REPORTS: Final = 20  # a report that takes long (`describe`) comes again after so many times its duration
+SHARE_OF_REPORTS: Final = 20  # a report that takes long (`describe`) comes again after this many times its duration
 
 
 class Schedule:
@@ -25,7 +25,7 @@ class Schedule:
         self._writing = False
 
     def due(self, now: float, journal_bytes: int) -> list[str]:
-        """Return what is to be done now, of `tick`, `sync`, `snapshot` and `report`, each once."""
+        """Return which of `tick`, `sync`, `snapshot` and `report` are due; each is returned once."""
         enough = journal_bytes > self._snapshot_bytes or (journal_bytes > 0 and now >= self._old)
         wants_snapshot = enough and now >= self._snapshot and not self._writing
         if now < min(self._report, self._sync, self._tick) and not wants_snapshot:

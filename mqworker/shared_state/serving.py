@@ -86,7 +86,7 @@ class Serving:
         self._snapshots = Snapshots(spec, folder, state, self._journal, self._snapshot_finished, outside.log)
         if spec.fresh:
             self._snapshots.write_now()
-            if self._snapshots.problem:  # otherwise the next process would find the object of before
+            if self._snapshots.problem:  # otherwise the next process would load the object as it was
                 raise folders.StateError(f"the new object could not be kept: {self._snapshots.problem}")
         else:
             self._snapshots.made = recovered.made
@@ -192,7 +192,7 @@ class Serving:
             self._state.reset(time.time())
         except JobLoadError as error:
             problem = str(error)
-        self._state.flush()  # before it is told: the process may die in the next call
+        self._state.flush()  # before it is reported: the process may die in the next call
         self._outside.send(SharedReset(problem))
 
     def _listen(self) -> None:
@@ -201,7 +201,7 @@ class Serving:
             self._poll.register(self._listening, select.EPOLLIN)
 
     def _pause(self) -> None:
-        """Be as if there were no process: callers then know that they wait, and it counts toward nobody's limit."""
+        """Stop serving as if there were no process: callers then know that they wait, which counts toward no limit."""
         self._paused = True
         self._snapshots.problem = ""
         if self._listening is not None:

@@ -61,7 +61,7 @@ class Snapshots:
         self.pidfd = os.pidfd_open(self._pid)
 
     def finish(self) -> None:
-        """Take over what the copy has written, or give it up."""
+        """Adopt the snapshot that the copy has written, or give it up."""
         code = self._reap()
         if code == 0:
             self._publish(self._replaced)

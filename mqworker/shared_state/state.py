@@ -104,14 +104,14 @@ class SharedState:
         return answer
 
     def words(self, words: Words, now: float) -> None:
-        """Take the Producer's words; raises ValueError for keys that are none."""
+        """Apply what the Producer reports; raises ValueError for invalid keys."""
         self._take(words.stage, words.settled, words.again, now)
         if self.charges:
             self.charges.named(words.stage, _keys(words.settled + words.again))
         self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
 
     def tick(self, now: float) -> None:
-        """Let the object know the time, and forget what is too old."""
+        """Pass the time to the object, and forget what is too old."""
         self.counts["ticks"] += 1
         self._note.begin("", NO_MESSAGE, NO_MESSAGE, "tick", time.monotonic())
         answer = self.instance.tick(now)
@@ -120,7 +120,7 @@ class SharedState:
         self._journal.append(TickEntry(now, answer))
 
     def describe(self) -> tuple[Any, str]:
-        """Return what the object says of itself, and what was wrong with that."""
+        """Return the object's description of itself, and what was wrong with that."""
         self._note.begin("", NO_MESSAGE, NO_MESSAGE, "describe", time.monotonic())
         described = self.instance.described()
         self._note.end()

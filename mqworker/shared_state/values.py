@@ -98,7 +98,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _refusal(value: Any, kind: type) -> str:
-    """Return why a value that is no container would not arrive as it is; "" if it would."""
+    """Return why a value that is not a container would not arrive as it is; "" if it would."""
     if kind is str or kind in _SCALARS:
         return ""
     if kind is int:

@@ -1,4 +1,4 @@
-"""How many items a source may be ahead of its stored position: at most so many repeat after a death.
+"""How many items a source may be ahead of its stored position: that is how many repeat at most after a death.
 
 Pure; counts items and records by their numbers. An item without a position makes no record, so what has none, or one
 only now and then, does not wait for a record that does not come: there the bound is on what is not confirmed.

@@ -39,7 +39,7 @@ PULSE = 1.0  # seconds between reports
 CONFIRMS = 2.0  # seconds at the end for confirms and the position
 CLOSE = 0.5  # seconds to close the broker connection normally
 FLUSH = 0.5  # seconds to write the last reports
-POLL = 0.01  # seconds between two looks at the end
+POLL = 0.01  # seconds between two checks, at the end, whether everything is settled
 
 _encoder = msgspec.msgpack.Encoder()
 _orders = msgspec.msgpack.Decoder(SourceOrder)
@@ -130,9 +130,9 @@ class Edge:
     def _run_now(self, run: str) -> None:
         why = ""
         if not self._pump.is_open:
-            why = f"it is not at work here: {self._pump.reason}"
+            why = f"it does not run here: {self._pump.reason}"
         elif not self._handover.ask_run(run):
-            why = "a run is asked for already"
+            why = "a run was already requested"
         if why:
             self.send(RunDone(run, 0, why))
 

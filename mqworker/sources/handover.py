@@ -2,8 +2,8 @@
 
 The main thread waits here: until the source is open, until it may pull the next item, until the next tick. It hands
 over publications, which the loop takes a turn at a time. The loop says how many items may be pulled, and when to stop:
-then every wait raises Stopped, in the main thread, and the user's generator is closed. What a source is doing is told
-by plain attributes that the main thread replaces.
+then every wait raises Stopped, in the main thread, and the user's generator is closed. What a source is doing is
+reported by plain attributes that the main thread replaces.
 """
 
 import threading
@@ -78,11 +78,11 @@ class Handover:
             self._wake()
 
     def begin_call(self) -> None:
-        """Say that the user's function is called."""
+        """Report that the user's function is called."""
         self._do("working")
 
     def give_up(self) -> None:
-        """Say that no item comes of the pull, if none has come."""
+        """Report that the pull yields no item, unless it has."""
         with self._changed:
             self._pulling = 0
 
@@ -133,13 +133,13 @@ class Handover:
         return self._taken + self._pulling
 
     def allow(self, limit: Callable[[int], int]) -> None:
-        """Let the main thread pull so many items in all; `limit` gets how many are pulled by now, and is quick."""
+        """Let the main thread pull this many items in all; `limit` gets how many are pulled by now, and is quick."""
         with self._changed:
             self._limit = limit(self._taken + self._pulling)
             self._changed.notify_all()
 
     def confirmed(self, count: int) -> None:
-        """Note that so many items are confirmed in all."""
+        """Note how many items are confirmed in all."""
         with self._changed:
             self._confirmed = count
             self._changed.notify_all()

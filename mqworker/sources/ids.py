@@ -1,8 +1,8 @@
 """The ids of a source's messages: the same item has the same id in each life, so a repeat can be recognised.
 
-Pure. `NAME:POSITION` for an item with a position; behind one `NAME:POSITION+1`, `+2`; of a tick `NAME:DUE`, or
-`NAME:DUE.1`, `.2` where it yields; before the first position `NAME:RUN.1`, `.2`, where RUN is random, because a
-generator without positions begins anew in each life. What is longer than an id may be is hashed.
+Pure. `NAME:POSITION` for an item with a position; for those that follow it `NAME:POSITION+1`, `+2`; of a tick
+`NAME:DUE`, or `NAME:DUE.1`, `.2` where it yields; before the first position `NAME:RUN.1`, `.2`, where RUN is random,
+because a generator without positions starts over in each life. What is longer than an id may be is hashed.
 """
 
 import hashlib

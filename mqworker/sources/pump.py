@@ -106,7 +106,7 @@ class Pump:
     # --- what the Outlet calls
 
     def waits(self, reason: str, *, standby: bool) -> None:
-        """Take why it is not open yet."""
+        """Receive the reason why it is not open yet."""
         if standby and not self.standby:
             logs.report(log, logging.INFO, "source_standby", f"source {self._spec.name} stands by: {reason}")
         if (reason, standby) != (self.reason, self.standby):
@@ -130,7 +130,7 @@ class Pump:
         self._changed()
 
     def blocked(self, reason: str) -> None:
-        """Take why the broker stores nothing now."""
+        """Receive the reason why the broker stores nothing now."""
         self.blocked_for = reason
         self._changed()
 

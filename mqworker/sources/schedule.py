@@ -95,20 +95,20 @@ def make_schedule(config: SourceConfig) -> Ticks:
 
 
 class Wait(NamedTuple):
-    """There is nothing to do before this."""
+    """Decision: there is nothing to do before this time."""
 
     until: int
 
 
 class RunTick(NamedTuple):
-    """Call the function for this tick; so many before it are missed."""
+    """Decision: call the function for this tick; `missed` ticks before it were not run."""
 
     due: int
     missed: int
 
 
 class Missed(NamedTuple):
-    """So many ticks are missed, up to this one; none is to be run."""
+    """Decision: run none; the last `ticks` ticks, up to `newest`, are missed."""
 
     ticks: int
     newest: int

@@ -12,7 +12,7 @@ from mqworker.sources.ahead import MOST
 from mqworker.sources.handover import Handover
 from mqworker.sources.pump import Pump
 
-SLOW = 5.0  # seconds for one item, after which the status tells of it
+SLOW = 5.0  # seconds for one item, after which the status reports it
 RATE_OVER = 5  # pulses
 
 
@@ -32,7 +32,7 @@ class Statuses:
         self._counts.append((now, self._pump.confirmed_count))
 
     def status(self, *, ending: bool) -> SourceStatus:
-        """Return how the source gets on."""
+        """Return the state of the source."""
         state, reason = self._state(ending=ending)
         pump, told = self._pump, self._handover
         return SourceStatus(

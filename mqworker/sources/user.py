@@ -41,7 +41,7 @@ class Source:
         self._log = log
         self._tell = tell
         self._position: Any = NOWHERE  # of the last item that was handed over
-        self._number = 0  # of the last record
+        self._number = 0  # the number of the last record
         self._done: int | None = None  # the last tick that was run or missed
         self._job: Job
         self._ids: Ids
@@ -164,7 +164,7 @@ class Source:
                     done = due
 
     def _missed(self, count: int, newest: int | None) -> None:
-        """Tell of missed ticks; `newest`: the last of them, with which they are done."""
+        """Report missed ticks; `newest`: the last of them, with which they are done."""
         self._handover.missed += count
         ticks = f"{count:,} ticks were" if count > 1 else "a tick was"
         until = "" if newest is None else f", the last at {tick_text(newest)}"
@@ -207,7 +207,7 @@ class Source:
         return 1
 
     def _run_now(self, run: str, schedule: Ticks) -> None:
-        """Call the function apart from its ticks; if it fails, whoever has asked is told, and nothing else."""
+        """Call the function apart from its ticks; a failure is reported to whoever asked, and has no other effect."""
         count, reason = 0, ""
         try:
             count = self._call_at(time.time_ns() // 1_000_000, f"run-{run}", schedule)

@@ -186,7 +186,7 @@ async def test_what_finds_no_room_is_told_at_its_deadline(client):
     first = asyncio.create_task(asking.ask("send", large, 2 * AMPLE))
     await asyncio.sleep(0)
     began = time.monotonic()
-    with pytest.raises(ControlError, match=r"took no question for 0.3 s"):
+    with pytest.raises(ControlError, match=r"accepted no request for 0.3 s"):
         await asking.ask("send", large, 0.3)
     assert time.monotonic() - began < AMPLE / 3
     os.kill(pid(asking), signal.SIGCONT)

@@ -18,7 +18,7 @@ from pika.exceptions import AMQPChannelError
 from tests.chaos.load import Queues
 from tests.chaos.rabbit import Rabbit
 from tests.chaos.records import Fault, Outcome
-from tests.chaos.watch import alive, of_kind
+from tests.chaos.watch import alive, born, of_kind, written_by
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -68,6 +68,7 @@ class Faults:
         self.violations: list[str] = []
         self.outcomes: list[Outcome] = []
         self.exits: list[int] = []
+        self._killed: set[tuple[int, int]] = set()  # pid and start
         self._service, self._broker, self._queues, self._chance = service, broker, queues, chance
 
     def inject(self, kind: str) -> None:
@@ -78,15 +79,15 @@ class Faults:
 
     def kill_worker(self) -> None:
         """Kill a Consumer that has started a message, once there is one."""
-        known = {fault.about for fault in self.log}
         folder = self._service.folder / "journal"
 
         def worker() -> int:
             found = of_kind(self._service, "mqw-consumer")
-            return next((pid for pid in found if str(pid) not in known and (folder / str(pid)).exists()), 0)
+            new = (pid for pid in found if (pid, born(pid)) not in self._killed)
+            return next((pid for pid in new if written_by(pid, folder / str(pid))), 0)
 
-        wait_for(worker, READY, "a Consumer that has begun a message")
-        pid = worker()
+        pid = wait_for(worker, READY, "a Consumer that has begun a message")
+        self._killed.add((pid, born(pid)))
         with self._noted("consumer-kill"):
             self.log[-1].about = str(pid)
             self._signal(pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ the service reports about itself.
 import bisect
 import json
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,17 @@ def quantiles(values: list[float]) -> str:
 
 def noticed(round_: Round) -> list[float]:
     """Return the times from a Consumer's death until its Producer has dispatched the rest of its chunk again."""
-    ended = {}
+    ended: dict[str, list[float]] = defaultdict(list)  # of each pid: several Consumers of a long round may have had it
     for event in logcheck.events(round_.log):
         if event.get("event") == "consumer_ended":
-            ended[str(event.get("consumer_pid"))] = datetime.fromisoformat(str(event["time"])).timestamp()
-    return [
-        max(0.0, ended[fault.about] - round_.clock - fault.start)
-        for fault in round_.faults
-        if fault.kind == "consumer-kill" and fault.about in ended
-    ]
+            at = datetime.fromisoformat(str(event["time"])).timestamp() - round_.clock
+            ended[str(event.get("consumer_pid"))].append(at)
+    found = []
+    for fault in round_.faults:
+        if fault.kind == "consumer-kill" and (ends := ended[fault.about]):
+            nearest = min(ends, key=lambda at: abs(at - fault.start))  # the log's clock is not quite the campaign's
+            found.append(max(0.0, nearest - fault.start))
+    return found
 
 
 def rebuilt(round_: Round, kinds: tuple[str, ...]) -> list[float]:

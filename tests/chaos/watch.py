@@ -5,6 +5,7 @@ requests health ten times a second and status twice, and records every answer. B
 """
 
 import contextlib
+import os
 import random
 import threading
 import time
@@ -19,6 +20,7 @@ PATIENCE = 15.0  # seconds for any call: beyond the longest deadline of the cont
 PROCESSES_EVERY, HEALTH_EVERY, STATUS_EVERY = 0.2, 0.1, 0.5
 OPERATOR_EVERY = 0.7
 REST = 40.0  # seconds: beyond the idle time of the control port's connections
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
 TWICE = 3  # looks in a row at two Producers: one is between its end and the reaping of it
 
 
@@ -34,6 +36,23 @@ def alive(pid: int) -> bool:
     """Return whether it lives; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def born(pid: int) -> int:
+    """Return when a process started, in ticks since boot; 0 when it is gone. A pid is used again."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
+def written_by(pid: int, file: Path) -> bool:
+    """Return whether this process has written the file, and not one before it that had the same number."""
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - born(pid) / TICKS
+    try:
+        return time.time() - file.stat().st_mtime < age
     except OSError:
         return False
 

@@ -137,7 +137,7 @@ def test_a_line_whose_result_is_waited_for_is_named_too(project):
 
 def test_an_older_service_is_named_as_the_cause(project):
     """A service that knows no lines refuses the first batch: the message says what to do instead of quoting it."""
-    fields = [{"field": "each", "problem": "is unknown; known are: wait"}]
+    fields = [{"field": "each", "problem": "is unknown; known: wait"}]
     refusal = problem("422 Unprocessable Entity", detail="the query parameter 'each' is unknown", fields=fields)
     with tiny_server(project / "s", lambda _: refusal):
         done = mqworker(*SEND, cwd=project, stdin="{}\n")

@@ -76,7 +76,7 @@ def test_an_export_that_lacks_letters_fails(project):
         told = mqworker("dlq", "export", *ABOUT, cwd=project)
     assert told.stdout.encode() == 2 * line
     assert "2 exported" in told.stderr
-    assert "1 of 3 were not there any more" in told.stderr
+    assert "1 of 3 were no longer there" in told.stderr
     assert told.returncode == Exit.INTERNAL
 
 

@@ -211,7 +211,7 @@ def test_check_of_a_part_of_the_stages(project):
     code, lines = findings(project, None, "--stage", "tree")
     assert code == Exit.CONFIG
     assert lines["configuration"][1] == "--stage tree: there is no such stage"
-    assert lines["configuration"][2] == "there are: one, two, three"
+    assert lines["configuration"][2] == "known: one, two, three"
     code, lines = findings(project, None, "--stage", "one")
     assert code == Exit.CONFIG
     assert lines["shared jobs.Seen"][1].startswith("the shared object jobs.Seen is also used by stage two")

@@ -793,7 +793,7 @@ SHORT = "must be a text of at least 32 characters or a list, each a text of at l
         (
             f"{PICKLES} '[\"{CANARY * 9}\",'",
             (
-                "mqworker.toml:4: stages.s.pickle_key: begins with [ but is no list of TOML; write "
+                "mqworker.toml:4: stages.s.pickle_key: begins with [ but is not a TOML list; write "
                 '["NEW", "OLD"], or choose a key that begins otherwise'
             ),
         ),
@@ -917,7 +917,7 @@ def test_a_list_of_keys_from_outside_is_one_or_an_error(folder):
     write(f'["{new}", {old}]\n', "keys")
     for environ in ({f"{variable}_FILE": "keys"}, {variable: f'["{new}",'}, {variable: f" [{new}]"}):
         (problem,) = problems(STAGE, environ)
-        assert "stages.s.pickle_key: begins with [ but is no list of TOML" in problem
+        assert "stages.s.pickle_key: begins with [ but is not a TOML list" in problem
         assert CANARY not in problem
 
 

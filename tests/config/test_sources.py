@@ -34,13 +34,13 @@ def test_a_source_runs_where_its_stage_runs(tmp_path):
     part = loaded(tmp_path, text).part(["store"])
     assert list(part.config.sources) == ["others"]
     assert "runs elsewhere, with stage detect" in part.no_source("rows")
-    assert "there are: others" in part.no_source("nobody")
+    assert "known: others" in part.no_source("nobody")
 
 
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ('into = "nowhere"', 'sources.rows.into: there is no stage "nowhere"; there are: detect, store'),
+        ('into = "nowhere"', 'sources.rows.into: there is no stage "nowhere"; known: detect, store'),
         ('every = "soon"', 'sources.rows.every: is "soon", must be 0.1 s to 31 d'),
         ('every = "10 s"\ncron = "* * * * *"', "sources.rows.cron: there is also every"),
         ('cron = "* * * *"', 'sources.rows.cron: is "* * * *": it has 4 fields'),
@@ -48,7 +48,7 @@ def test_a_source_runs_where_its_stage_runs(tmp_path):
         ('cron = "0 0 30 2 *"', 'sources.rows.cron: is "0 0 30 2 *": '),
         (
             'cron = "0 0 * * *"\ntimezone = "Europe/Atlantis"',
-            "sources.rows.timezone: 'Europe/Atlantis' is no time zone",
+            "sources.rows.timezone: 'Europe/Atlantis' is not a time zone",
         ),
         ('timezone = "Europe/Berlin"', "sources.rows.timezone: has no effect without cron"),
         ('catch_up = "last"', "sources.rows.catch_up: has no effect without a schedule"),

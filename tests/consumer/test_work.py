@@ -755,7 +755,7 @@ def test_a_result_is_published_as_the_handler_wishes():
 
 
 def test_wishes_survive_the_rest_of_the_chain():
-    """A later job gets the body; what it wishes itself comes first."""
+    """A later job gets the body; its own settings come first."""
 
     def first(body):
         return Result(body, routing_key="first", priority=3, headers={"a": 1, "b": 1})

@@ -94,7 +94,7 @@ def test_refusals_are_in_the_audit(audited):
     path = f"{API}/stages/alpha/consumers"
     for body, headers, status, reason in (
         ({"count": -1}, BEARER, 422, "count: Expected `int` >= 0"),
-        ({"count": 1}, {"Authorization": f"Bearer {READ}"}, 403, "this login may only look"),
+        ({"count": 1}, {"Authorization": f"Bearer {READ}"}, 403, "this login is read-only"),
         ({"count": 1}, BEARER | {"Origin": "http://evil.example"}, 403, "the Origin header is not ours; "),
     ):
         assert audited.ask("PUT", path, body, **headers).status == status

@@ -121,7 +121,7 @@ def test_stages_are_shown_as_a_line(tmp_path):
         there = "name the service that has it, by --url or by its MQWORKER_SERVICE__STATE_DIR"
         assert [answer.json["detail"] for answer in missing] == [
             f'stage "detect" runs elsewhere: {there}; here are: store, decode',
-            'there is no stage "other"; there are: store, decode',
+            'there is no stage "other"; known: store, decode',
         ]
     finally:
         little.close()

@@ -140,9 +140,9 @@ def test_each_job_gets_its_own_object(params, types, objects):
         ({"swarm": {"weight": 1}}, [Filter], [("swarm.size", "is required")]),
         ({"max_age": 1}, [Filter], [("max_age", 'no job has this parameter; did you mean "maxAge"?')]),
         ({"size": 1, "zzz": 1}, [Swarm, Filter], [
-            ("zzz", "no job has this parameter; there are: bounds, maxAge, size, swarm, weight")]),
+            ("zzz", "no job has this parameter; known: bounds, maxAge, size, swarm, weight")]),
         ({"size": 1, "best": 1.0}, [Swarm], [
-            ("best", "no job has this parameter; there are: bounds, size, weight")]),
+            ("best", "no job has this parameter; known: bounds, size, weight")]),
         ({"sise": 1, "maxAge": "x"}, [Swarm, Filter], [
             ("sise", 'no job has this parameter; did you mean "size"?'),
             ("size", "is required"), ("maxAge", "Expected `int`, got `str`")]),

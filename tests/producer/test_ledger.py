@@ -602,7 +602,7 @@ def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
 
 
 def test_a_void_message_is_not_dispatched_again():
-    """A void delivery that a dead, revoked or ended lane gives back is forgotten: its redelivery starts anew."""
+    """A void delivery that a dead, revoked or ended lane gives back is forgotten: its redelivery starts over."""
     ledger, out = filled(4)
     ledger.consuming_lost(0.0)
     assert ledger.assignments.revoke(LANE, out[2]) == 0

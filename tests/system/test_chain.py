@@ -169,7 +169,7 @@ def test_what_must_not_be_named_is_refused_with_a_sentence(service, tmp_path):
     assert running.stop() == 0
     running.start()
     status, told = running.ask("POST", path, {"job": "jobs:third"})
-    assert (status, "may not be named here; allowed are: x, linked" in told["detail"]) == (422, True), told
+    assert (status, "may not be named here; allowed: x, linked" in told["detail"]) == (422, True), told
     put(running, "jobs", {"job": "jobs:second"}, method="POST")
     put(running, "jobs", {"jobs": ["jobs:second", "jobs:handle"]}, method="PUT")
     assert running.stop() == 0

@@ -274,7 +274,7 @@ def test_a_message_that_ends_meanwhile_saves_its_consumer(service):
     status, told = service.ask("POST", path, {"now": True, "pid": before["pid"], "message_id": "slip"})
     assert (status, told["detail"]) == (
         409,
-        f"message slip is not in hand in Consumer {slot} any more (it has none): nothing is done to it",
+        f"message slip is no longer in hand in Consumer {slot} (it has none): nothing is done to it",
     )
     comes_to(service, "slip", "result")
     assert [each["pid"] for each in _consumers(service, slot)] == [before["pid"]]

@@ -225,7 +225,7 @@ def test_what_a_part_cannot_be(service):
     running.start("--stage", "decode")
     done = running.cli("run", "--stage", "decode", "--stage", "stor")
     assert done.returncode == Exit.CONFIG
-    assert "--stage stor: there is no such stage; there are: store, decode, detect" in done.stderr
+    assert "--stage stor: there is no such stage; known: store, decode, detect" in done.stderr
     done = running.cli("run", "--stage", "store")
     assert done.returncode == Exit.INTERNAL
     assert "MQWORKER_SERVICE__STATE_DIR, MQWORKER_CONTROL__PORT" in done.stdout

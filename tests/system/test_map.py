@@ -430,7 +430,7 @@ def test_a_full_disk_ends_it_and_it_goes_on(folder):
         ("jobs:missing", Exit.CONFIG, "missing"),
         ("nowhere:job", Exit.CONFIG, "nowhere"),
         ("jobs:Unfit", Exit.RESTARTS_EXHAUSTED, "no device"),
-        ("jobs:Shared", Exit.CONFIG, "shared objects have their state in a service"),
+        ("jobs:Shared", Exit.CONFIG, "shared objects keep their state in a service"),
         ("jobs;double", Exit.USAGE, "there is no stage"),
         ("kinds2", Exit.USAGE, "there is no stage"),
     ],

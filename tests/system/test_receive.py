@@ -56,7 +56,9 @@ def test_results_of_the_embedded_broker_are_taken(service):
         assert [json.loads(line)["n"] for line in first + received(running)] == list(range(250))
         assert client.ready("out") == 0
     letters = running.cli("receive", f"{embedded.DEAD}")
-    assert letters.stderr.startswith(f"{embedded.DEAD} has the dead letters of stage work: what is printed is removed")
+    assert letters.stderr.startswith(
+        f"{embedded.DEAD} holds the dead letters of stage work: what is printed is removed"
+    )
     missing = running.cli("receive", "nobody")
     assert (missing.returncode, "there is no queue 'nobody'" in missing.stderr) == (Exit.USAGE, True)
 

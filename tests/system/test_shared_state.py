@@ -168,7 +168,7 @@ def test_a_killed_service_with_other_code_in_its_folder_replays_under_the_code_o
         running.start()
         assert "not this" in running.event("shared_code")["msg"]
         client.send(1)
-        assert client.finish()[-1].body["times"] == 1, "the code of before serves"
+        assert client.finish()[-1].body["times"] == 1, "the previous code serves"
         running.write("jobs.py", JOBS)
         put(running, "restart", method="POST")
         client.send(1)

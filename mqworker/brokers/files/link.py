@@ -50,7 +50,7 @@ class FileLink:
         self._prefetch = 0
         self._tag = 0
         self._out: OrderedDict[int, Line] = OrderedDict()  # by the tag of the delivery
-        self._pumps = False  # is about to
+        self._pumps = False  # it is about to pump
         self._stored: list[int] = []  # publications to confirm
 
     def start(self) -> None:

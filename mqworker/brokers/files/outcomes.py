@@ -23,7 +23,7 @@ class LineOutcomes:
         self._failed = failed
 
     def take(self, line: Line, publication: Publication) -> bool:
-        """Take what was published for a line; returns whether that is another attempt, due after its delay."""
+        """Record what was published for a line; returns whether that is another attempt, due after its delay."""
         if publication.exchange == self._results:
             self._add(line, publication.body)
         elif publication.routing_key == self._dead:

@@ -34,7 +34,7 @@ class Digest(Protocol):
 
 
 class LineBatch(NamedTuple):
-    """Some lines, one behind the other."""
+    """Consecutive lines."""
 
     first: int  # number of the first one, from 1
     offset: int  # bytes before it, decompressed
@@ -157,7 +157,7 @@ class _File:
 
 
 class _Gzip:
-    """Decompresses members, one behind the other."""
+    """Decompresses members, one after the other."""
 
     def __init__(self, file: _File) -> None:
         self._file = file

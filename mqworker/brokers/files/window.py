@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from mqworker.brokers.files.reader import LineBatch
 
-MOST_LINES = 100_000  # that are not stored
-MOST_BYTES = 256 << 20  # of those lines and their results
+MOST_LINES = 100_000  # lines that are not stored yet, at most
+MOST_BYTES = 256 << 20  # bytes of those lines and their results, at most
 AHEAD = 2_000  # lines that should be there to be taken
 
 
@@ -63,13 +63,13 @@ class Window:
 
     def __init__(self, begin: Extent, most_lines: int = MOST_LINES, most_bytes: int = MOST_BYTES) -> None:
         self.ended = False  # no batch will come any more
-        self.line = begin.line  # so many lines are settled, and so are all before them
+        self.line = begin.line  # lines that are settled, without a gap
         self.behind = 0  # settled lines that wait for others
         self._digest = begin.digest  # of everything before the first batch
-        self._position = 0  # the same, in the file itself
+        self._position = 0  # the same offset, in the file itself
         self._batches: deque[LineBatch] = deque()  # those that are not wholly settled
         self._passed = 0  # lines of the first of them that are
-        self._unread: deque[LineBatch] = deque()  # those that are not wholly taken
+        self._unread: deque[LineBatch] = deque()  # batches that are not wholly taken
         self._next = 0  # the place of the next line in the first of them
         self._at = begin.offset  # where that line begins
         self._fresh = 0  # lines that were not taken

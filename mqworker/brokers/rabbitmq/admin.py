@@ -84,7 +84,7 @@ class RabbitAdmin:
     async def delete(self, name: str, deadline: float) -> int:
         """See `Admin.delete`."""
         async with self._shared.question(deadline) as connection:
-            if await queue_status(connection, name) is None:  # for RabbitMQ, deleting a missing queue is no error
+            if await queue_status(connection, name) is None:  # for RabbitMQ, deleting a missing queue is not an error
                 raise BrokerRefused(f"there is no queue {name!r}")
             return int((await attempt(connection, "queue_delete", queue=name)).message_count)
 
@@ -102,7 +102,7 @@ class RabbitAdmin:
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """See `Admin.call`; the reply queue is exclusive and ends with the question."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + deadline - 0.01  # a missing reply is no fault of the connection
+        until = loop.time() + deadline - 0.01  # a missing reply is not the connection's fault
         async with (
             self._shared.question(deadline) as connection,
             _channel(connection) as channel,

@@ -23,11 +23,11 @@ class AnswerClock(Generic[Request]):
         self.open[request] = now
 
     def answered(self, request: Request) -> None:
-        """Note that a request has its answer, or needs none any more."""
+        """Note that a request was answered, or no longer needs an answer."""
         self.open.pop(request, None)
 
     def block(self, blocked: bool, now: float) -> None:
-        """Note that the broker blocks us, or does so no more."""
+        """Note that the broker blocks us, or has stopped doing so."""
         self.blocked = blocked
         self._read_from = now
 

@@ -1,7 +1,7 @@
 """Through which exchanges messages came, and which of these the queue has lost.
 
 Owned by the Link, whose consuming side says by which exchange each message came; pure. When the queue was deleted and
-made again, it lacks the bindings that others had made, and AMQP tells nobody which those were. So it is remembered
+made again, it lacks the bindings that others had made, and AMQP does not say which those were. So it is remembered
 through which exchanges messages came: until one comes that way again, the binding is missing. (Not so of the configured
 exchange: what others bound to it by other keys is not noticed.)
 """

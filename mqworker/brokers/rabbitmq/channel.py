@@ -79,7 +79,7 @@ class Channel:
         self.forget_consumer(consumer)
 
     def forget_consumer(self, consumer: str) -> None:
-        """Have pika forget a consumer: it cancels all that it knows before it closes a channel or a connection."""
+        """Make pika forget a consumer: it cancels all that it knows before it closes a channel or a connection."""
         self.raw._cleanup_consumer_ref(consumer)
 
     async def ping(self) -> None:

@@ -61,7 +61,7 @@ class ConfirmedPrefix:
         self._last = record
 
     def again(self) -> bytes | None:
-        """Return what is stored, to store it anew; None if there is nothing, or a newer one is on its way."""
+        """Return what is stored, to store it again; None if there is nothing, or a newer one is on its way."""
         if self._storing is not None or self._last is None:
             return None
         self._storing = self._stored, 0, self._last

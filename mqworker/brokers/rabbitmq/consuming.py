@@ -72,7 +72,7 @@ class Consuming:
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
-        self.others: int | None = None  # that consume the queue
+        self.others: int | None = None  # other consumers of the queue; None: not known
 
     @property
     def state(self) -> ConsumingState:
@@ -197,7 +197,7 @@ class Consuming:
             self._current.lose(Lost(reason))
 
     def _over(self, lost: Lost | None) -> None:
-        """Take the end of the epoch, in order if `lost` is None."""
+        """Handle the end of the epoch: in order if `lost` is None."""
         self._current = None
         if lost is not None:
             self._report(f"consuming stopped: {lost}")

@@ -50,7 +50,7 @@ class Epoch:
         self._ending.set()
 
     def lose(self, lost: Lost) -> None:
-        """Be over at once, unless this is over already."""
+        """End at once, unless it has ended already."""
         if not self._over.is_set():
             self.consumer.stop()
             self._ending.set()

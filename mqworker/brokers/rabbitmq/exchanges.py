@@ -111,7 +111,7 @@ class InputBindings:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._refused: dict[str, str] = {}  # key -> why we may not bind it; it is not tried again
-        self._channel: Channel | None = None  # of the last time
+        self._channel: Channel | None = None  # the channel used last; it may be closed
         self.problem = ""  # why the input is not bound as configured
         self.warnings: tuple[str, ...] = ()  # what has to be bound by hand
 

@@ -81,7 +81,7 @@ def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size
 
 def _add_body(frames: list[Buffer], channel: int, body: Buffer, frame_max: int) -> None:
     room = frame_max - _AROUND
-    view = body if len(body) <= room else memoryview(body)  # parts of it are no copies
+    view = body if len(body) <= room else memoryview(body)  # its slices are not copies
     for start in range(0, len(body), room):
         part = view[start : start + room]
         frames += (_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)

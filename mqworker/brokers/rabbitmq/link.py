@@ -20,7 +20,7 @@ from mqworker.brokers.rabbitmq.result_route import ResultRoute
 from mqworker.brokers.rabbitmq.topology_recovery import TopologyRecovery
 from mqworker.config.model import BrokerConfig
 
-PART, RATE = 0.001, 1 << 20  # of publications that go together, each has so many seconds more, and a second for 1 MiB
+PART, RATE = 0.001, 1 << 20  # of publications that go together: more seconds for each, and a second for 1 MiB
 ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 

@@ -36,7 +36,7 @@ from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taker, Una
 FIRST = 8  # the first consumer's messages: they show how large the others are
 PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms
 AT_ONCE = 4 << 20  # bytes that are published together
-FINISHING = 64 << 20  # bytes that are taken only for the order
+FINISHING = 64 << 20  # bytes that are taken only to keep the order
 MOST = 30  # consumers, of which one or two more may finish
 LARGEST = 65_535  # AMQP has no larger prefetch; 0 does not mean all to a quorum queue, but 2,000
 POLL = 0.01  # seconds between two questions whether our consumers are gone
@@ -48,7 +48,7 @@ class Removing(NamedTuple):
     """How messages are removed on the way."""
 
     most: int  # messages
-    together: int  # of those that are replaced
+    together: int  # how many go in one batch, of those that are replaced
     moving: Moving | None  # follows it
 
 
@@ -153,7 +153,7 @@ class ConsumingLook(FetchingLook):
 
     def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing) -> None:
         super().__init__(taker, wanted, limit, removing)
-        self._ready = seen.ready  # messages in all, as far as the queue has told: a quorum queue's count lags behind
+        self._ready = seen.ready  # all messages, as far as the queue has reported: a quorum queue's count lags
         self._limited = seen.limit is not None
         self._reorders = seen.reorders and not self._limited  # where deliveries are limited, none is spent on order
         self._consumers = 0
@@ -261,7 +261,7 @@ class ConsumingLook(FetchingLook):
         self._news.set()
 
     async def _count(self) -> None:
-        """Ask whether there are more than the queue has told, besides our copies; without any, this is over."""
+        """Ask whether there are more than the queue has reported, besides our copies; without any, this is over."""
         more = max(0, await self._waiting() - self._taker.copied)
         self._ready = self._came + more
         self.over = not more

@@ -8,7 +8,7 @@ and return loses the Outlet; the process ends, and its successor goes on from th
 The record is the only message of its queue, which is read by fetching without acknowledging: all that is there, because
 a broker that was killed can leave two. What a predecessor has fetched is back some milliseconds after its lock is free;
 so a queue that looks empty is read again for a while. A quorum queue may have a limit of deliveries, by a policy of the
-broker for example, and drop what exceeds it. So each time that the record was fetched, it is stored anew: the new one
+broker for example, and drop what exceeds it. So each time that the record was fetched, it is stored again: the new one
 counts from zero, and replaces the old.
 """
 
@@ -39,10 +39,10 @@ from mqworker.brokers.rabbitmq.upkeep import PATIENCE, TAKE_EVERY, touch
 from mqworker.brokers.records import PositionRecord, newest
 from mqworker.config.model import BrokerConfig
 
-STANDBY = (3.0, 5.0)  # seconds between two looks whether the lock is free; each is a line in the broker's log
+STANDBY = (3.0, 5.0)  # seconds between two attempts to get the lock; each is a line in the broker's log
 HEARTBEAT = 10  # seconds at most: after two to three the broker gives up a host that has vanished, and the lock is free
 BACK = 2.0  # seconds for what a predecessor has fetched to be back in the queue
-READ_AGAIN = 0.1  # seconds between two looks meanwhile
+READ_AGAIN = 0.1  # seconds between two reads meanwhile
 
 RECORD = 0  # what the sender knows a record by; items have their numbers
 _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
@@ -204,7 +204,7 @@ class RabbitOutlet:
                 self._connection.abort(reason)
 
     async def _read(self, connection: AmqpConnection, patience: float) -> PositionRecord | None:
-        """Read the record; a queue without a message is read again for so many seconds."""
+        """Read the record; a queue without a message is read again for that many seconds."""
         end, bodies = self._loop.time() + patience, list[bytes]()
         while True:
             channel = await Channel.open(connection)

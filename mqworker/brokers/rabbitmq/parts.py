@@ -52,4 +52,4 @@ class PartsInTurn:
 
     def _refuse(self, behind: list[Part], reason: str) -> None:
         for publish_id, _ in reversed(behind):
-            self._sink.refused(publish_id, f"not sent behind one that was not stored: {reason}")
+            self._sink.refused(publish_id, f"not sent after one that was not stored: {reason}")

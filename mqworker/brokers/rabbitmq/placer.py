@@ -1,4 +1,4 @@
-"""A confirm channel of the Admin: each publication is stored, or it is told why not.
+"""A confirm channel of the Admin: each publication is stored, or the reason why not is returned.
 
 Runs on the loop of the broker admin process; made for one question.
 Raises `BrokerRefused`, and `Lost` with its channel.

@@ -93,7 +93,7 @@ class Publishing:
             self._connection.abort(reason)
 
     def publish(self, publish_id: int, publication: Publication, later: float = 0.0) -> None:
-        """Send it, keep it until it can be sent, or refuse it; its deadline is so many seconds `later` than usual."""
+        """Send it, keep it until it can be sent, or refuse it; its deadline is `later` seconds later than usual."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
         if self._route.altered:
@@ -133,7 +133,7 @@ class Publishing:
             sender = Sender(channel, self._sink, self._silent, self._destination, self._returned)
             channel.on_lost = partial(self._lose, sender)
             await sender.start()
-            if self._sender is not None:  # this is no disturbance that anybody should be told of
+            if self._sender is not None:  # nobody needs to hear of this
                 self._careful = self._sender.careful
                 for pending in self._sender.hand_back():
                     self._refuse(pending, "not sent: the channel was replaced")

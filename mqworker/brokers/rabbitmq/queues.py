@@ -197,7 +197,7 @@ def delivery_limit(version: int, queue_type: str, declared: dict[str, Any], foun
 
 
 async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
-    """Return a queue's type as the broker tells whoever may consume from it; "" if it does not.
+    """Return a queue's type as the broker reports it to whoever may consume from it; "" if it does not.
 
     Classic and quorum queues refuse one of these arguments, streams the other, and the refusal names the type.
     """

@@ -24,7 +24,7 @@ FIRST_DELAY, LONGEST_DELAY, REFUSED_DELAY = 1.0, 30.0, 5.0
 
 
 def retry_delay(failures: int, *, refused: bool) -> float:
-    """Return how many seconds to wait after so many failures in a row: full jitter up to a bound that doubles.
+    """Return how many seconds to wait after that many failures in a row: full jitter up to a bound that doubles.
 
     A refused login waits longer: some directories behind a broker lock an account after too many attempts.
     """
@@ -124,7 +124,7 @@ class Reconnector:
                 await self._skip_delay.wait()
 
     async def _session(self, connection: AmqpConnection) -> BaseException:
-        """Have a connection used until it ends; returns why it has."""
+        """Let a connection be used until it ends; returns why it ended."""
         tasks = [asyncio.create_task(self._role.serve(connection)), asyncio.create_task(self._watch(connection))]
         try:
             futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]

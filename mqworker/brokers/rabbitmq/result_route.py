@@ -9,7 +9,7 @@ keep to the exchange, then without `mandatory` too: whether a queue is bound for
 from mqworker.brokers.base import Placement, Publication
 from mqworker.brokers.rabbitmq.queues import Found
 
-FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # repairs that found nothing missing, at most so many seconds apart
+FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # repairs that found nothing missing, at most this many seconds apart
 STRAIGHT = (
     "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue, and"
     " those with another routing key without `mandatory`, so one of these that has no route is lost"

@@ -50,7 +50,7 @@ class Sender:
     ) -> None:
         """`returned` receives what had no route (None: unknown)."""
         self.channel = channel
-        self.careful = 0  # so many are sent one at a time
+        self.careful = 0  # how many are sent one at a time
         self._sink = sink
         self._silent = silent
         self._destination = destination
@@ -59,7 +59,7 @@ class Sender:
         self._sequence = 0
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
         self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
-        self._last_returned = 0  # the next one is behind it: a channel returns in the order of sending
+        self._last_returned = 0  # the next one comes after it: a channel returns in the order of sending
         # Since when a destination has refused all that was sent to it, and when it did so last (loop time).
         self._nacked: dict[Destination, tuple[float, float]] = {}
         self._waiting: deque[Pending] = deque()

@@ -67,10 +67,10 @@ class SharedConnection:
         for connection, questions in list(self.questions.items()):
             if not questions and connection is not self._current:
                 del self.questions[connection]
-                connection.abort("a question passed its deadline on it")
+                connection.abort("a request passed its deadline on it")
 
     async def _connected(self, deadline: float) -> AmqpConnection:
-        """Return the connection, made anew if need be; `deadline`: seconds for each host."""
+        """Return the connection, opened if need be; `deadline`: seconds for each host."""
         async with self._connecting:
             if self._current is not None and self._current.usable:
                 return self._current

@@ -20,7 +20,7 @@ from mqworker.brokers.rabbitmq.exclusive_lock import release_lock, take_lock
 from mqworker.brokers.rabbitmq.queues import LOCKED, NOT_FOUND, Found, queue_status
 from mqworker.config.model import ORDER_LOCK
 
-POLL = 1.0  # seconds between two looks while others consume
+POLL = 1.0  # seconds between two checks while others consume
 _SO = "this stage is ordered, and waits until that one is gone"
 
 

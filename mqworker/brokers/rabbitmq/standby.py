@@ -42,7 +42,7 @@ class Standby:
         return "" if self._sole is None else self._sole.waits
 
     def want(self, prefetch: int) -> None:
-        """Take the wanted prefetch; 0 lets an epoch go on, but an ordered stage begins no other one."""
+        """Set the wanted prefetch; 0 lets an epoch go on, but an ordered stage begins no other one."""
         if prefetch:
             self._wanted.set()
         elif self._sole is not None:

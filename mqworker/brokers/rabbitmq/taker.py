@@ -136,7 +136,7 @@ class Sight(NamedTuple):
 
     ready: int
     limit: int | None  # deliveries of one message; None for any number, or if we may not know
-    consumable: bool  # a consumer of ours disturbs nobody, and costs the queue nothing
+    consumable: bool  # we may consume from it: that neither takes others' messages nor deletes the queue
     reorders: bool  # what comes back gets behind what came back before
 
 

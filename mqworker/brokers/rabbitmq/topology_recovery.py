@@ -64,7 +64,7 @@ class TopologyRecovery:
         return tuple(dict.fromkeys(self.found.warnings + self._bindings.warnings + self._route.warnings))
 
     async def prepare(self, connection: AmqpConnection) -> Found:
-        """Ensure that everything exists, for a new channel; what was learned about the exchange is tried anew."""
+        """Ensure that everything exists, for a new channel; what was learned about the exchange is found out again."""
         self._connection = connection
         self._route.begin_anew()
         return await self._ensure(connection)

@@ -1,4 +1,4 @@
-"""`SqliteAdmin`: one-off questions to the embedded broker.
+"""`SqliteAdmin`: one-off requests to the embedded broker.
 
 Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A question
 that writes is one transaction, which is rolled back when its deadline has passed: a question without an answer in time

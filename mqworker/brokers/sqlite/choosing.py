@@ -32,8 +32,8 @@ class Choosing:
         self._wanted = wanted
         self._next = 0  # index
         self._chosen: list[_Chosen] = []
-        self._bytes = 0  # of the publications
-        self._db: sqlite3.Connection | None = None  # that they were read from
+        self._bytes = 0  # size of the publications
+        self._db: sqlite3.Connection | None = None  # the database that they were read from
 
     @property
     def over(self) -> bool:

@@ -27,8 +27,8 @@ class SqliteLink:
         self._era = 0
         self._prefetch = 0
         self._closed = False
-        self._dead_asked = False  # the same of the dead-letter queue
-        self._output_asked = False  # how much the output holds, without an answer yet
+        self._dead_asked = False  # we asked how much the dead-letter queue holds; no answer yet
+        self._output_asked = False  # we asked how much the output holds; no answer yet
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = Writer(path, topology, sink, self, name=f"{name} {uuid.uuid4().hex}")
@@ -115,7 +115,7 @@ class SqliteLink:
             self._loop.call_soon_threadsafe(self._call_all, calls)
 
     def changed(self, state: LinkState) -> None:
-        """Take the new state."""
+        """Receive the new state."""
         self.state = state
         self._sink.link_changed(state)
 

@@ -40,7 +40,7 @@ _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
 class _Send(NamedTuple):
     publication: Publication | None
     record: bytes | None
-    records: int  # for so many it stands; only the newest is stored
+    records: int  # how many it stands for; only the newest is stored
 
 
 class _Ask(NamedTuple):

@@ -1,9 +1,9 @@
 """One consumer at a time, for the input of an ordered stage: who else consumes it, or holds a part of it.
 
 Runs in the thread that owns the `File`; owns nothing itself. Asked in the transaction in which the stage takes
-messages, so that nothing can change in between. Who is alive keeps what he has, also when he is stopped. What the dead
-held returns to its places *before* anything is taken: otherwise what stands behind it would be taken first. Fails with
-`sqlite3.Error`.
+messages, so that nothing can change in between. A process that is alive keeps what it has, even if it is stopped. What
+the dead held returns to its places *before* anything is taken: otherwise what stands behind it would be taken first.
+Fails with `sqlite3.Error`.
 """
 
 import sqlite3
@@ -38,7 +38,7 @@ def wait_for(db: sqlite3.Connection, name: str, owner: int) -> str:
     for other in others(db, name, owner):
         if other.alive:
             waits = (
-                f"another consumer of queue {name!r} is at work (process {other.pid}): this stage is ordered, and waits"
+                f"another consumer of queue {name!r} is active (process {other.pid}): this stage is ordered, and waits"
             )
         else:
             store.remove_owner(db, other.id)

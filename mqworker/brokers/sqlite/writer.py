@@ -24,9 +24,9 @@ from mqworker.brokers.sqlite.session import Call, Command, PublishCommand, Sessi
 # all in seconds
 POLL = (0.02, 0.1)  # between looks for messages of other processes: after some have come, and while none come
 TICK = 0.5  # between looks for dead owners, ended delays, and whether the file is in place
-RETRY = (0.1, 5.0)  # of backoff before the file is opened again
-STEADY = 10.0  # that a session must last for the backoff to start small again
-LOCKED = 4.0  # that another process may hold the lock before publications are refused
+RETRY = (0.1, 5.0)  # seconds of backoff before the file is opened again, least and most
+STEADY = 10.0  # seconds that a session must last for the backoff to start small again
+LOCKED = 4.0  # seconds that another process may hold the lock before publications are refused
 
 BATCH = 4096  # commands in one transaction
 
@@ -62,16 +62,16 @@ class WriterEvents(Protocol):
         """Schedule these calls on the loop, in this order."""
 
     def changed(self, state: LinkState) -> None:
-        """Take the new state."""
+        """Receive the new state."""
 
     def lost(self, reason: str) -> None:
         """Begin a new era: publications of the present one get no more answers."""
 
     def output_counted(self, depth: int) -> None:
-        """Take the answer to CountOutput."""
+        """Receive the answer to CountOutput."""
 
     def dead_counted(self, depth: int) -> None:
-        """Take the answer to CountDead."""
+        """Receive the answer to CountDead."""
 
     def ended(self) -> None:
         """Note that the thread is about to end."""

@@ -43,7 +43,7 @@ export async function confirm(title, sentence, verb, { danger = false } = {}) {
   return Boolean(await ask(title, [h("p", { text: sentence })], [["yes", verb, danger ? "danger" : "primary"]]));
 }
 
-// Sends a command and says how it went: `what` is the deed ("Stage energy is paused"). With `stage`, also when it is applied there,
+// Sends a command and says how it went: `what` is its effect ("Stage energy is paused"). With `stage`, also when it is applied there,
 // or undone. A 409 that names what would be destroyed asks once more. Returns the answer of `call`.
 export async function act(what, method, path, body, { stage, ...options } = {}) {
   tell("Sent …", "info");
@@ -57,8 +57,8 @@ export async function act(what, method, path, body, { stage, ...options } = {}) 
   return answer;
 }
 
-// Pure. Returns what has become of a deed that is stored under this revision, for which `change` is being prepared (if so): [sentence,
-// level], or undefined as long as it is not over. `summary` is the stage in the overview of `newest`, the revision that it tells of.
+// Pure. Returns the outcome of a command that is stored under this revision, for which `change` is being prepared (if so): [sentence,
+// level], or undefined as long as it is not over. `summary` is the stage in the overview of revision `newest`.
 export function outcome(what, { revision, change }, newest, summary) {
   if (newest < revision) return undefined; // the overview was on its way
   if (!summary) return [`${what}: stored; the stage is no longer there.`, "error"];

@@ -1,7 +1,7 @@
 // JSON whose numbers stay as they are written: 9223372036854775807 and 1.10 come out as they went in.
 //
 // Pure. Elsewhere every number is a double, which changes 64-bit integers; letters and parameters are read and written here.
-// It rests on the source texts that JSON.parse tells, in all browsers since 2025; an older one is told so.
+// It relies on the source texts that JSON.parse passes on, in all browsers since 2025; an older one gets a message.
 
 export class Exact {
   constructor(text) {

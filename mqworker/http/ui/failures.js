@@ -183,7 +183,7 @@ export function view({ parts: [stage] }) {
       if (!file.ok) return tell(`Not exported: ${file.problem}`, "error");
       save(file.data, `${stage}-${selection}.jsonl`);
       const [letters, cut] = await counted(file.data);
-      const less = [letters < number && `${count(number - letters)} not there any more`, cut && `${count(cut)} without body: too large`].filter(Boolean);
+      const less = [letters < number && `${count(number - letters)} no longer there`, cut && `${count(cut)} without body: too large`].filter(Boolean);
       tell([`${plural(letters, "letter")} exported`, ...less].join(", ") + ".", less.length ? "error" : "ok");
     };
     const about = `${complete || ids.length ? "" : ", perhaps not all,"} and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;

@@ -8,7 +8,7 @@
 const SILENCE = 1800; // ms: events come every second, and a lost service must show within two
 const EVERY = 2000; // ms between two questions
 const PATIENCE = 3000; // ms for one question
-const PROVEN = 5000; // ms: a stream that lived for so long begins the pauses anew
+const PROVEN = 5000; // ms: after a stream that lasted this long the pauses are short again
 const AGAIN = "again"; // why we end a connection ourselves
 
 // Pure. Returns a function that takes pieces of text as they come, and returns the events that are complete.
@@ -93,7 +93,7 @@ export class Feed {
     this.emit({ type: "link", data: { state, reason, at: Date.now() } });
   }
 
-  // Gives the connection up when it was silent for so long; each call begins the time anew.
+  // Gives the connection up when it was silent for that long; each call restarts the time.
   guard(milliseconds, reason) {
     const { abort } = this;
     clearTimeout(this.timer);

@@ -48,7 +48,7 @@ export function view({ parts: [stage, id] }) {
     if (!ok) {
       if (!status || status === 401 || status >= 500) due = performance.now() + pause;
       pause = Math.min(2 * pause, AGAIN[1]);
-      return text(body, status === 404 ? "It is not there any more." : `It cannot be shown: ${problem}`);
+      return text(body, status === 404 ? "It is no longer there." : `It cannot be shown: ${problem}`);
     }
     letter = data;
     const { preview, message_id: message, equal, content_type: type, size } = letter;

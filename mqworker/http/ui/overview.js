@@ -26,7 +26,7 @@ export function view() {
     number("Items", ({ items }) => count(items)), ["position", "Position", "wide id", position], ACTS], makeSource, updateSource);
   const shared = part("Shared objects", [NAME, STATE, number("Calls", ({ status }) => count(status?.counts.made)),
     number("Mean", ({ status }) => seconds(status?.mean_seconds)), number("Journal", ({ status }) => bytes(status?.journal_bytes)),
-    ["told", "Tells", "wide id", described], ACTS], makeShared, showState);
+    ["told", "Description", "wide id", described], ACTS], makeShared, showState);
   const peers = part("Other services", [NAME, STATE, ["asked", "As of", "when", ({ as_of: when }) => time(when)], ["stage", "Stage", "", ({ stage }) => stage?.name],
     ["why", "Why", "wide", ({ stage }) => stage?.why?.sentence], number("Out", ({ stage }) => rate(stage?.rate)),
     number("Backlog", ({ stage }) => count(stage?.backlog))], () => {}, (row, each) => showState(row, { ...each, state: stateOf(each) }));

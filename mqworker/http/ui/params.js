@@ -24,7 +24,7 @@ export function view({ parts: [stage] }) {
   let busy = false;
   let [asked, due] = [0, 0]; // number of the last question, and when the next one may follow; Infinity: it is under way
   let schema = null;
-  let defaults, unsure, loaded, newest; // unsure: nobody knows by now whether the handler has a form
+  let defaults, unsure, loaded, newest; // unsure: it is not known yet whether the handler has a form
 
   const about = h("p", { class: "muted", text: "Reading the parameters …" });
   const news = h("div", { role: "status" });
@@ -71,7 +71,7 @@ export function view({ parts: [stage] }) {
     refresh();
   }
 
-  // Returns what a field is called while nothing is in it. The service tells the defaults of what is not set alone.
+  // Returns what a field is called while nothing is in it. The service reports the defaults of what is not set alone.
   function usual({ schema: { default: own }, path: names, required }) {
     const within = (all) => names.reduce((value, name) => value?.[name], all);
     const known = own ?? (within(loaded.params) === undefined ? within(defaults) : null) ?? null;

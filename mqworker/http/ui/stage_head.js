@@ -44,7 +44,7 @@ function commands(name, refused) {
   let desired = {};
   let wanted = 0; // a second press goes on from the first one
   let sending = false;
-  let newest = 0; // the revision of the last that was sent: what is told of an older one is no longer wanted
+  let newest = 0; // the revision of the last that was sent: reports on older ones are ignored
   const send = (what, method, verb, body) => act(what, method, at`stages/${name}/` + verb, body, { stage: name });
   const scale = (step) => async () => {
     show(wanted + step);

@@ -1,7 +1,7 @@
 // Which tabs of this browser hold a stream. A browser opens six connections to one host, all tabs together: with six
 // streams the seventh tab would not even load. So the four oldest visible tabs stream, the others ask (feed.js).
 //
-// Each tab decides for itself from what it hears. Who hears of a new tab answers at once, and a tab that has lost its right
+// Each tab decides for itself from what it hears. A tab that hears of a new one answers at once, and a tab that has lost its right
 // ends its stream (`changed`): else a new tab would wait.
 
 export const MOST = 4; // streams of one browser
@@ -15,7 +15,7 @@ export function mayStream(others, me, now) {
 }
 
 export class Tabs {
-  // `name` is the same for all tabs of one service; `changed` is called when another tab has told of itself.
+  // `name` is the same for all tabs of one service; `changed` is called when another tab has announced itself.
   constructor(name, changed) {
     this.me = { id: Math.random().toString(36).slice(2), born: performance.timeOrigin };
     this.others = new Map();

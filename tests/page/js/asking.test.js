@@ -71,7 +71,7 @@ test("A letter that is there is drawn once, one that is gone is never asked for 
     await answer(status, data);
     pass(shown, 3600);
     assert.deepEqual(open, []);
-    assert.equal(told.at(-1) === "It is not there any more.", status === 404);
+    assert.equal(told.at(-1) === "It is no longer there.", status === 404);
   }
 });
 

@@ -1,8 +1,8 @@
 """The operations on dead letters that are in progress: a few at the same time, and one for each selection.
 
 Runs in the broker admin, on its loop; a part of `letter_verbs`. Owns a task for each operation, which has the queue to
-itself while it runs, and corrects what is known of that queue when it is over. The operation's last progress says why it
-failed; VerbRefused is raised to a caller whose operation cannot begin.
+itself while it runs, and corrects what is known of that queue when it is over. An operation's last progress says why it
+failed; the caller of one that cannot begin gets VerbRefused.
 """
 
 import asyncio

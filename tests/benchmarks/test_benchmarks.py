@@ -11,8 +11,8 @@ import pytest
 
 from tests.benchmarks import lines, order
 from tests.benchmarks.code import ROOT, NoSuchCommitError, checkout, commit
-from tests.benchmarks.compare import mirrored
 from tests.benchmarks.figures import Case
+from tests.benchmarks.rounds import mirrored
 from tests.support import rabbitmq
 from tests.support.waiting import wait_for
 
@@ -88,7 +88,7 @@ def below(folder: Path) -> list[str]:
 @pytest.mark.skipif(not rabbitmq.available(), reason="rabbitmq-server is not installed")
 def test_an_interrupted_comparison_leaves_nothing(short_path):
     """Ctrl-C after a round that measured both: services, node and folders are gone, and the exit code says why."""
-    options = ["--against", "HEAD", "--rounds", "9", "--messages", "100", "--heavy", "2"]
+    options = ["--against", "HEAD", "--rounds", "9", "--cases", "ab", "--messages", "100"]
     with subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks", *options],
         cwd=ROOT,
@@ -98,8 +98,9 @@ def test_an_interrupted_comparison_leaves_nothing(short_path):
         text=True,
     ) as bench:
         assert bench.stderr is not None
-        told = bench.stderr.readline()
-        assert told.startswith("round 1 of 9: (a) now "), told + bench.stderr.read()
+        lines = [bench.stderr.readline(), bench.stderr.readline()]
+        assert lines[0].startswith("(a b) 200-byte JSON"), "".join(lines) + bench.stderr.read()
+        assert lines[1].startswith("round 1 of 9: (a) now "), "".join(lines) + bench.stderr.read()
         wait_for(lambda: "mqw-consumer" in below(short_path), 30, "the next service")
         bench.send_signal(signal.SIGINT)
         bench.stderr.read()

@@ -52,7 +52,7 @@ class Queues:
         tag = self._channel.basic_consume(OUTPUT, lambda *told: arrived.append(told[3]), auto_ack=True)
         seconds = []
         for number in range(count + WARM):
-            body = json.dumps({"id": number, "pad": "x" * 180}).encode()
+            body = json.dumps({"id": number, "pad": "x" * 150}).encode()
             properties = pika.BasicProperties("application/json", delivery_mode=2, message_id=str(number))
             began = time.perf_counter()
             self._channel.basic_publish("", INPUT, body, properties)

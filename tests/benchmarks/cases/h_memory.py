@@ -43,7 +43,7 @@ def _consumers(bench: Bench) -> tuple[float, float]:
 
 
 def _celery(bench: Bench) -> tuple[float, float]:
-    few, many = (sum(bench.peers[CELERY].memory(consumers)) for consumers in (FEW, MANY))
+    few, many = (sum(bench.peers[CELERY].memory(bench.queues, consumers)) for consumers in (FEW, MANY))
     return _figures(few, many)
 
 

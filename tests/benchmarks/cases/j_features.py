@@ -1,8 +1,9 @@
-"""(j) what else there is, with the goals that it was made by: calls of a shared object from four processes, one by
-one and 64 together, beside a BaseManager's proxy: 3 and 20 times; how busy an order by key or by input keeps 4 Consumers,
-beside a stage without one: at least 0.9; 64 coroutines that wait in one Consumer: at least 0.9 of the ideal rate;
-1 ms of CPU time for each line of a file by `mqworker map`, beside Pool.imap and GNU parallel: at least 0.9; lines
-sent by `mqworker send`: at least 10,000/s; items of a source, from the first one to the last result: told;
+"""(j) what else there is, with the goals that it was made by: calls of a shared object from four processes, one by one
+and 64 together, beside a BaseManager's proxy: 3 and 20 times; how busy an order by key or by input keeps 4
+Consumers, beside a stage without one: at least 0.9; 64 coroutines that wait in one Consumer: at least 0.9 of the
+ideal rate; 1 ms of CPU time for each line of a file by `mqworker map`, beside Pool.imap and GNU parallel: at least
+0.9; lines sent by `mqworker send`: at least 10,000/s; items of a source, from the first one to the last result:
+told;
 """
 
 import json

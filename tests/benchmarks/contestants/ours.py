@@ -4,14 +4,12 @@ import json
 import time
 from pathlib import Path
 
-from tests.benchmarks.bodies import LONG
+from tests.benchmarks.behind import waited
 from tests.benchmarks.contestants.mqworker import Measured, configuration, listen, measure, running
 from tests.benchmarks.handlers import SIDE, burn
 from tests.benchmarks.proportional import proportional
 from tests.benchmarks.queues import INPUT, Queues
 from tests.support.waiting import wait_for
-
-IDLE = 0.05  # seconds without a message after which a Consumer counts as idle: ten times what a dispatch takes
 
 
 def run(
@@ -56,40 +54,6 @@ def mixed(queues: Queues, code: Path, bodies: list[bytes], consumers: int) -> tu
     return len(bodies) / measured.seconds, waited(results)
 
 
-def waited(results: list[dict]) -> int:
-    """Return how many short messages began right behind a long one, while another Consumer had nothing to do.
-
-    `results` have "pid", "began", "ended" and "seconds", as the handlers noted them. All messages wait from the
-    beginning, so whoever is idle during a long one could have taken a short one that begins after it.
-    """
-    by_pid: dict[int, list[dict]] = {}
-    for result in sorted(results, key=lambda one: one["began"]):
-        by_pid.setdefault(result["pid"], []).append(result)
-    last = max(result["began"] for result in results)
-    gaps = {
-        pid: [
-            (before["ended"], after)
-            for before, after in zip(
-                [{"ended": min(one["began"] for one in results)}, *messages],
-                [*(one["began"] for one in messages), last],
-                strict=True,
-            )
-            if after - before["ended"] > IDLE
-        ]
-        for pid, messages in by_pid.items()
-    }
-    count = 0
-    for pid, messages in by_pid.items():
-        others = [gap for other, found in gaps.items() if other != pid for gap in found]
-        behind = False
-        for one in messages:
-            if one["seconds"] >= LONG:
-                behind = any(min(end, one["ended"]) - max(begin, one["began"]) > IDLE for begin, end in others)
-            elif behind:
-                count += 1
-    return count
-
-
 def latency(queues: Queues, code: Path, count: int) -> list[float]:
     """Return how long each of so many messages takes, one at a time, through a service with nothing else to do."""
     with running(configuration(queues.url, "same"), code) as service:
@@ -100,8 +64,8 @@ def latency(queues: Queues, code: Path, count: int) -> list[float]:
 def memory(queues: Queues, code: Path, consumers: int) -> int:
     """Return the bytes of a service whose Consumers have each had a message, and are idle."""
     with running(configuration(queues.url, "wait", consumers=consumers), code) as service:
-        listen(service, enabled=True)
         queues.fill([json.dumps({"id": number, "seconds": 0.05}).encode() for number in range(4 * consumers)])
+        listen(service, enabled=True)
         queues.results(4 * consumers)
         return sum(map(proportional, service.pids()))
 

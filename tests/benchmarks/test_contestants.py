@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,14 +77,19 @@ signal.pause()
 def test_a_tree_leaves_nothing_behind():
     """Ctrl-C ends the command, its children, stopped and in process groups of their own, and removes its folder."""
     tree = Tree([sys.executable, "-Sc", CHILDREN], {"given": "text"}, {})
-    with pytest.raises(KeyboardInterrupt), tree:
-        wait_for((tree.folder / "up").exists, 20, "the command")
-        assert (tree.folder / "given").read_text() == "text"
-        pids = tree.pids()
-        wait_for(lambda: len(set(map(os.getpgid, pids))) == 3, 20, "process groups of their own")
-        assert all(size > 0 for size in tree.memory())
-        tree.hold()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with tree:
+            wait_for((tree.folder / "up").exists, 20, "the command")
+            assert (tree.folder / "given").read_text() == "text"
+            pids = tree.pids()
+            wait_for(lambda: len(set(map(os.getpgid, pids))) == 3, 20, "process groups of their own")
+            assert all(size > 0 for size in tree.memory())
+            tree.hold()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not tree.pids()
     assert not tree.folder.exists()
 
@@ -121,6 +127,14 @@ def changed(name: str, path: Path, old: str, new: str, **rest) -> peers.Peer:
     return peer._replace(program=path / peer.program.name, **rest)
 
 
+@pytest.fixture
+def queues(rabbit) -> Iterator[Queues]:
+    """The queues of a measurement."""
+    made = Queues(rabbit.url())
+    yield made
+    made._connection.close()
+
+
 @pytest.mark.release
 @pytest.mark.rabbitmq
 @installed
@@ -129,9 +143,9 @@ class TestContestants:
     """Real contestants on a real node."""
 
     @pytest.mark.parametrize("name", ["Celery", "Dramatiq", "FastStream", "blocking worker"])
-    def test_every_message_has_its_answer(self, rabbit, name):
+    def test_every_message_has_its_answer(self, rabbit, queues, name):
         """Each contestant answers 200 messages rightly, has a latency and a memory, and leaves no queue behind."""
-        peer, queues = peers.available()[name], Queues(rabbit.url())
+        peer = peers.available()[name]
         bodies = [json.dumps({"id": number, "loops": 10}).encode() for number in range(200)]
         figures = peer.run(queues, "burn", bodies)
         assert list(map(json.loads, figures.results)) == [jobs.burn(json.loads(body)) for body in bodies]
@@ -144,17 +158,18 @@ class TestContestants:
         assert min(sizes) > 1_000_000
         assert rabbit.queue(peer.queue) is rabbit.queue(f"{peer.queue}.XQ") is None
 
-    def test_a_dropped_answer_is_noticed(self, rabbit, tmp_path):
+    def test_a_dropped_answer_is_noticed(self, queues, tmp_path):
         """A worker that acks a message without a result is found out."""
-        drops = changed("blocking worker", tmp_path, "answer(", "x(", patience=2.0)
+        publish = '    channel.basic_publish("", OUT,'
+        drops = changed("blocking worker", tmp_path, publish, f"    if b': 77' not in body:{publish}", patience=2.0)
         with pytest.raises(ContestantError, match="blocking worker: 199 of 200 results, and no more"):
-            drops.run(Queues(rabbit.url()), "same", [b'{"id": %d}' % number for number in range(200)])
+            drops.run(queues, "same", [b'{"id": %d}' % number for number in range(200)])
 
-    def test_a_contestant_that_does_not_start_shows_its_output(self, rabbit, tmp_path):
+    def test_a_contestant_that_does_not_start_shows_its_output(self, queues, tmp_path):
         """Its error is in ours."""
         broken = changed("Celery", tmp_path, "import json\n", "import json\nimport no_such_module\n")
         with pytest.raises(ContestantError, match=r"(?s)Celery does not start.*no_such_module"):
-            broken.run(Queues(rabbit.url()), "same", BODIES)
+            broken.run(queues, "same", BODIES)
 
     def test_messages_are_as_their_own_clients_send_them(self):
         """The formats that are written here have what the installed versions send."""

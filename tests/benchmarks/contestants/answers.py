@@ -22,7 +22,7 @@ class Checked(NamedTuple):
 
 
 def check(job: str, bodies: Sequence[bytes], answers: Sequence[bytes]) -> Checked:
-    """Match answers with inputs by the `id` that both have; WrongAnswersError unless each input has its right answer."""
+    """Match answers with inputs by the `id` of both; WrongAnswersError unless each input has its right answer."""
     right = {body["id"]: _answer(job, body) for body in map(json.loads, bodies)}
     assert len(right) == len(bodies), "two inputs have the same id"
     found: dict[int, bytes] = {}

@@ -1,24 +1,29 @@
+"""HEAD"""
+
 import json
 import multiprocessing
 import os
 import sys
+from typing import Any
 
 import pika
 from jobs import JOBS
 
-IN, OUT, URL = os.environ["BENCH_IN"], os.environ["BENCH_OUT"], os.environ["BENCH_URL"]
-PREFETCH = int(os.environ.get("BENCH_PREFETCH", "1"))
-PROPERTIES = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+URL, IN, OUT = os.environ["BENCH_URL"], os.environ["BENCH_IN"], os.environ["BENCH_OUT"]
+PREFETCH = int(os.environ["BENCH_PREFETCH"])
+PROPERTIES = pika.BasicProperties("application/json", delivery_mode=pika.DeliveryMode.Persistent.value)
 run = JOBS[os.environ["BENCH_JOB"]]
 
 
-def answer(channel, method, _properties, body):
+def answer(channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+    """Publish the result, which returns when the broker has confirmed it, and ack the message then."""
     result = json.dumps(run(json.loads(body)))
     channel.basic_publish("", OUT, result, PROPERTIES, mandatory=True)
     channel.basic_ack(method.delivery_tag)
 
 
-def work():
+def work() -> None:
+    """Answer messages for ever."""
     channel = pika.BlockingConnection(pika.URLParameters(URL)).channel()
     channel.queue_declare(IN, durable=True)
     channel.confirm_delivery()

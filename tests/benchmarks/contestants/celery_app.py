@@ -1,19 +1,22 @@
+"""HEAD"""
+
+import json
 import os
+from functools import cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import amqp
-import pika
 from celery import Celery
-from celery.signals import worker_process_init
 from jobs import JOBS
 from kombu import Exchange, Queue
-import json
 
-IN, OUT, URL = os.environ["BENCH_IN"], os.environ["BENCH_OUT"], os.environ["BENCH_URL"]
-VIA = os.environ.get("BENCH_VIA", "amqp")
+URL, IN, OUT = os.environ["BENCH_URL"], os.environ["BENCH_IN"], os.environ["BENCH_OUT"]
 run = JOBS[os.environ["BENCH_JOB"]]
+
 app = Celery("bench", broker=URL)
 app.conf.update(
-    task_queues=[Queue(IN, Exchange(""), routing_key=IN, durable=True)],
+    task_queues=[Queue(IN, Exchange(""), routing_key=IN)],
     task_default_queue=IN,
     task_acks_late=True,
     task_reject_on_worker_lost=True,
@@ -25,29 +28,29 @@ app.conf.update(
     broker_heartbeat=0,
     broker_connection_retry_on_startup=True,
 )
-publish = None
+if os.environ.get("BENCH_FCFS"):
+    from celery.concurrency import asynpool
+
+    asynpool.SCHED_STRATEGIES[None] = asynpool.SCHED_STRATEGIES["default"] = asynpool.SCHED_STRATEGY_FCFS
 
 
-@worker_process_init.connect
-def connect(**_):
-    global publish
-    p = pika.URLParameters(URL)
-    if VIA == "pika":
-        channel = pika.BlockingConnection(p).channel()
-        channel.confirm_delivery()
-        properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
-        publish = lambda body: channel.basic_publish("", OUT, body, properties, mandatory=True)
-    elif VIA == "amqp":
-        connection = amqp.Connection(f"{p.host}:{p.port}", p.credentials.username, p.credentials.password, virtual_host=p.virtual_host, confirm_publish=True)
-        connection.connect()
-        channel = connection.channel()
-        publish = lambda body: channel.basic_publish(amqp.Message(body, content_type="application/json", delivery_mode=2), "", OUT, mandatory=True)
-    else:
-        connection = app.connection_for_write(transport_options={"confirm_publish": True})
-        producer = connection.Producer(auto_declare=False)
-        publish = lambda body: producer.publish(body, routing_key=OUT, exchange="", content_type="application/json", content_encoding="utf-8", delivery_mode=2, mandatory=True)
+@cache
+def outlet() -> amqp.Channel:
+    """Return a confirming channel of this process's own, opened by its first task."""
+    url = urlsplit(URL)
+    connection = amqp.Connection(
+        f"{url.hostname}:{url.port}",
+        url.username,
+        url.password,
+        virtual_host=unquote(url.path[1:]),
+        confirm_publish=True,
+    )
+    connection.connect()
+    return connection.channel()
 
 
 @app.task(name="job")
-def job(body):
-    publish(json.dumps(run(body)))
+def job(body: dict[str, Any]) -> None:
+    """Publish the result and return when the broker has confirmed it; Celery acks the message after that."""
+    result = amqp.Message(json.dumps(run(body)), content_type="application/json", delivery_mode=2)
+    outlet().basic_publish(result, "", OUT, mandatory=True)

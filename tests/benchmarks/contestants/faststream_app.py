@@ -1,30 +1,26 @@
+"""HEAD"""
+
 import os
+from typing import Any
+
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from jobs import JOBS
 
-IN, OUT, URL = os.environ["BENCH_IN"], os.environ["BENCH_OUT"], os.environ["BENCH_URL"]
-run = JOBS[os.environ["BENCH_JOB"]]
-PREFETCH = int(os.environ.get("BENCH_PREFETCH", "100"))
-kw = {}
-if os.environ.get("BENCH_TYPES") == "no":
-    kw["apply_types"] = False
-if os.environ.get("BENCH_LOGGER", "no") == "no":
-    kw["logger"] = None
-broker = RabbitBroker(URL, default_channel=Channel(prefetch_count=PREFETCH, publisher_confirms=True, on_return_raises=True), **kw)
-app = FastStream(broker, **({"logger": None} if "logger" in kw else {}))
+URL, IN, OUT = os.environ["BENCH_URL"], os.environ["BENCH_IN"], os.environ["BENCH_OUT"]
+JOB, PREFETCH = os.environ["BENCH_JOB"], int(os.environ["BENCH_PREFETCH"])
+run = JOBS[JOB]
+
+channel = Channel(prefetch_count=PREFETCH, publisher_confirms=True, on_return_raises=True)
+broker = RabbitBroker(URL, default_channel=channel, apply_types=False, logger=None)
+app = FastStream(broker, logger=None)
+subscriber = broker.subscriber(RabbitQueue(IN, durable=True), ack_policy=AckPolicy.NACK_ON_ERROR)
+publisher = broker.publisher(OUT, persist=True, mandatory=True)
 
 
-if os.environ["BENCH_JOB"] == "mixed":
+async def at_once(body: dict[str, Any]) -> dict[str, Any]:
+    """Run on the event loop: for a job that never blocks."""
+    return run(body)
 
-    @broker.subscriber(RabbitQueue(IN, durable=True), ack_policy=AckPolicy.NACK_ON_ERROR)
-    @broker.publisher(OUT, persist=True, mandatory=True)
-    def job(body: dict) -> dict:
-        return run(body)
 
-else:
-
-    @broker.subscriber(RabbitQueue(IN, durable=True), ack_policy=AckPolicy.NACK_ON_ERROR)
-    @broker.publisher(OUT, persist=True, mandatory=True)
-    async def job(body: dict) -> dict:
-        return run(body)
+subscriber(publisher(at_once if JOB == "same" else run))  # which runs in a thread

@@ -45,6 +45,7 @@ class Peer(NamedTuple):
     listens: Callable[[int], int]  # how many consumers its queue has when so many workers are up
     settings: Settings
     settings_of: Mapping[str, Settings] = {}  # by job, where others are best
+    arguments: Callable[[str], Mapping[str, str]] = lambda _: {}  # with which its workers declare their queue
     patience: float = STALLED  # seconds without a new result after which it is given up
 
     @property
@@ -94,9 +95,9 @@ class Peer(NamedTuple):
         env = {f"BENCH_{name.upper()}": value for name, value in told.items()}
         files = {path.name: path.read_text() for path in (self.program, HERE / "jobs.py")}
         with Wire(url) as wire, contextlib.ExitStack() as ending:
-            for suffix in ("", ".DQ", ".XQ"):  # Dramatiq makes the latter two: delayed and dead messages
-                wire.delete(self.queue + suffix)
+            for suffix in ("", ".DQ", ".XQ"):  # Dramatiq makes the latter two: for delayed and for dead messages
                 ending.callback(wire.delete, self.queue + suffix)
+            wire.make(self.queue, self.arguments(self.queue))
             with Tree(self.command(workers, settings), files, env) as tree:
                 enough = self.listens(workers)
                 try:
@@ -175,7 +176,16 @@ def _dramatiq(workers: int, settings: Settings) -> list[str]:
 
 
 def _faststream(workers: int, settings: Settings) -> list[str]:
-    return [str(PROGRAMS / "faststream"), "run", "faststream_app:app", "-w", str(workers), "-l", "warning", *(("--loop", settings["loop"]) if "loop" in settings else ())]
+    return [
+        str(PROGRAMS / "faststream"),
+        "run",
+        "faststream_app:app",
+        "-w",
+        str(workers),
+        "-l",
+        "warning",
+        *(("--loop", settings["loop"]) if "loop" in settings else ()),
+    ]
 
 
 def _blocking(workers: int, _settings: Settings) -> list[str]:
@@ -183,7 +193,14 @@ def _blocking(workers: int, _settings: Settings) -> list[str]:
 
 
 PEERS = (
-    Peer("Celery", HERE / "celery_app.py", _celery, _celery_message, lambda _: 1, {"multiplier": "64"}),
+    Peer(
+        "Celery",
+        HERE / "celery_app.py",
+        _celery,
+        _celery_message,
+        lambda _: 1,
+        {"multiplier": "64"},
+    ),
     Peer(
         "Dramatiq",
         HERE / "dramatiq_app.py",
@@ -191,10 +208,9 @@ PEERS = (
         _dramatiq_message,
         lambda workers: workers,
         {"threads": "8", "prefetch": "0"},
+        arguments=lambda queue: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.XQ"},
     ),
-    Peer(
-        "FastStream", HERE / "faststream_app.py", _faststream, _plain, lambda workers: workers, {"prefetch": "100"}
-    ),
+    Peer("FastStream", HERE / "faststream_app.py", _faststream, _plain, lambda workers: workers, {"prefetch": "100"}),
     Peer(
         "blocking worker",
         HERE / "blocking_worker.py",

@@ -55,7 +55,9 @@ class Tree:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end()
 
     def _end(self) -> None:
@@ -77,7 +79,7 @@ class Tree:
         """Return all living processes, the command first."""
         assert self._leader is not None
         found = [pid for pid, (session, state) in _processes().items() if session == self._leader.pid and state != "Z"]
-        return sorted(found, key=lambda pid: (pid != self._leader.pid, pid))  # type: ignore[union-attr] # asserted
+        return sorted(found, key=lambda pid: (pid != self._leader.pid, pid))
 
     def hold(self) -> None:
         """Stop them all where they are; what the broker sends meanwhile waits in their sockets."""
@@ -100,12 +102,8 @@ class Tree:
 
     def memory(self) -> list[int]:
         """Return the proportional set size of each in bytes, the command's first."""
-        sizes = []
-        for pid in self.pids():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    sizes.append(int(line.split()[1]) * 1024)
-        return sizes
+        rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids())
+        return [int(rollup.partition("\nPss:")[2].split()[0]) * 1024 for rollup in rollups]
 
     def ended(self) -> bool:
         """Return whether the command has ended, which none may by itself."""
@@ -128,9 +126,8 @@ class Tree:
 def _processes() -> dict[int, tuple[int, str]]:
     """Return the session and the state of every process of this machine."""
     found = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                state, _, _, session = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:4]
-                found[int(name)] = int(session), state
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            found[int(path.parent.name)] = int(session), state
     return found

@@ -1,11 +1,11 @@
-"""The benchmark's own connection to the broker while a contestant is measured: the backlog goes in, the answers come out.
+"""The benchmark's own connection to the broker while a contestant is measured: messages go in, answers come out.
 
 Runs in the benchmark's process; one connection, used by one thread.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Self
 
 import pika
@@ -43,16 +43,14 @@ class Wire:
         """Return how many messages wait in a queue."""
         return int(self._channel.queue_declare(queue, passive=True).method.message_count)
 
+    def make(self, queue: str, arguments: Mapping[str, str]) -> None:
+        """Declare a queue anew, with these arguments."""
+        self.delete(queue)
+        self._channel.queue_declare(queue, durable=True, arguments=dict(arguments))
+
     def listeners(self, queue: str) -> int:
-        """Return how many consumers a queue has; 0 when there is no such queue yet."""
-        channel = self._connection.channel()  # of its own: the broker closes it when the queue is not there
-        try:
-            return int(channel.queue_declare(queue, passive=True).method.consumer_count)
-        except pika.exceptions.ChannelClosedByBroker:
-            return 0
-        finally:
-            if channel.is_open:
-                channel.close()
+        """Return how many consumers a queue has."""
+        return int(self._channel.queue_declare(queue, passive=True).method.consumer_count)
 
     def delete(self, queue: str) -> None:
         """Delete a queue, whether it is there or not."""

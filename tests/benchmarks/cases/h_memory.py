@@ -13,6 +13,7 @@ LETTERS = "h"
 FEW, MANY = 2, 16  # Consumers
 LIMIT = 20.0  # MB
 FLAT = 1 / 1.1
+LITTLE = 10_000  # messages: enough for the whole time
 SECONDS = 5.0  # of work before memory is looked at
 MOST_ROUNDS = 2  # filling a large backlog takes a minute, and memory hardly differs from run to run
 
@@ -26,7 +27,7 @@ def trials(bench: Bench) -> list[Trial]:
     idle = Trial(what, [each, tree], {bench.subject: partial(_consumers, bench)} | runs, 12, bench.sizes.rounds)
 
     backlog = f"memory of the tree with {bench.sizes.waiting:,} small messages waiting"
-    little = bench.sizes.waiting // 100
+    little = min(LITTLE, bench.sizes.waiting)
     much, less = f"{bench.sizes.waiting:,} waiting", f"{little:,} waiting"
     case = Case("h", backlog, "MB", much, {less: FLAT}, part="backlog", cost=True)
     contestants = {

@@ -1,5 +1,8 @@
+"""HEAD"""
+
 import json
 import os
+from typing import Any
 
 import dramatiq
 import pika
@@ -7,14 +10,15 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import Retries
 from jobs import JOBS
 
-IN, OUT, URL = os.environ["BENCH_IN"], os.environ["BENCH_OUT"], os.environ["BENCH_URL"]
+URL, IN, OUT = os.environ["BENCH_URL"], os.environ["BENCH_IN"], os.environ["BENCH_OUT"]
+PROPERTIES = pika.BasicProperties("application/json", delivery_mode=pika.DeliveryMode.Persistent.value)
 run = JOBS[os.environ["BENCH_JOB"]]
-MIDDLEWARE = {"default": None, "none": [], "retries": [Retries()]}[os.environ.get("BENCH_MIDDLEWARE", "default")]
-broker = RabbitmqBroker(url=URL, confirm_delivery=True, middleware=MIDDLEWARE)
+
+broker = RabbitmqBroker(url=URL, confirm_delivery=True, middleware=[Retries()])
 dramatiq.set_broker(broker)
-PROPERTIES = pika.BasicProperties(content_type="application/json", delivery_mode=2)
 
 
-@dramatiq.actor(queue_name=IN, actor_name="job", **({} if MIDDLEWARE == [] else {"max_retries": None}))
-def job(body):
+@dramatiq.actor(queue_name=IN, actor_name="job")
+def job(body: dict[str, Any]) -> None:
+    """Publish the result, which returns when the broker has confirmed it; Dramatiq acks the message after that."""
     broker.channel.basic_publish("", OUT, json.dumps(run(body)), PROPERTIES, mandatory=True)

@@ -28,7 +28,9 @@ from tests.benchmarks.queues import OUTPUT, Queues
 from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
-PROGRAMS = Path(__file__).resolve().parents[3] / ".venv-benchmarks/bin"
+VENV = Path(__file__).resolve().parents[3] / ".venv-benchmarks"
+PROGRAMS = VENV / "bin"
+INSTALLED = VENV / ".setup-stamp"  # which scripts/setup writes at its end
 START = 60.0  # seconds in which the workers of a contestant listen
 WARM = 50  # messages for each worker before memory or latency is measured
 CELERY_EMBED = b'{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
@@ -111,7 +113,7 @@ class Peer(NamedTuple):
 
 def available() -> dict[str, Peer]:
     """Return the contestants by name; none where `scripts/setup --benchmarks` has not installed them."""
-    return {peer.name: peer for peer in PEERS} if (PROGRAMS / "python").exists() else {}
+    return {peer.name: peer for peer in PEERS} if INSTALLED.exists() else {}
 
 
 def _small(count: int) -> list[bytes]:
@@ -163,10 +165,18 @@ def _dramatiq_message(queue: str, body: bytes) -> Message:
 
 
 def _celery(workers: int, settings: Settings) -> list[str]:
+    return [*_celery_worker(settings), "--pool", "prefork", "--concurrency", str(workers)]
+
+
+def _celery_solo(workers: int, settings: Settings) -> list[str]:
+    command = " ".join([*_celery_worker(settings), "--pool", "solo"])
+    return ["sh", "-c", " ".join([*(f"{command} -n worker{number} &" for number in range(workers)), "wait"])]
+
+
+def _celery_worker(settings: Settings) -> list[str]:
     without = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     multiplier = ("--prefetch-multiplier", settings["multiplier"])
-    command = (str(PROGRAMS / "celery"), "-A", "celery_app", "worker", "--pool", "prefork", "-c", str(workers))
-    return [*command, "-l", "WARNING", *without, *multiplier]
+    return [str(PROGRAMS / "celery"), "-A", "celery_app", "worker", "-l", "WARNING", *without, *multiplier]
 
 
 def _dramatiq(workers: int, settings: Settings) -> list[str]:
@@ -175,48 +185,51 @@ def _dramatiq(workers: int, settings: Settings) -> list[str]:
     return ["env", *prefetch, str(PROGRAMS / "dramatiq"), "dramatiq_app", *counts]
 
 
-def _faststream(workers: int, settings: Settings) -> list[str]:
-    return [
-        str(PROGRAMS / "faststream"),
-        "run",
-        "faststream_app:app",
-        "-w",
-        str(workers),
-        "-l",
-        "warning",
-        *(("--loop", settings["loop"]) if "loop" in settings else ()),
-    ]
+def _faststream(workers: int, _settings: Settings) -> list[str]:
+    return [str(PROGRAMS / "faststream"), "run", "faststream_app:app", "-w", str(workers), "-l", "warning"]
 
 
 def _blocking(workers: int, _settings: Settings) -> list[str]:
     return [str(PROGRAMS / "python"), "blocking_worker.py", str(workers)]
 
 
+def _each(workers: int) -> int:
+    return workers
+
+
+CELERY = Peer(
+    "Celery",
+    HERE / "celery_app.py",
+    _celery,
+    _celery_message,
+    lambda _: 1,
+    {"multiplier": "64"},
+    {"burn": {"multiplier": "1"}, "mixed": {"multiplier": "1"}},
+)
+DRAMATIQ = Peer(
+    "Dramatiq",
+    HERE / "dramatiq_app.py",
+    _dramatiq,
+    _dramatiq_message,
+    _each,
+    {"threads": "8", "prefetch": "0"},
+    {"burn": {"threads": "1"}, "mixed": {"threads": "1"}},
+    arguments=lambda queue: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.XQ"},
+)
+FASTSTREAM = Peer(
+    "FastStream",
+    HERE / "faststream_app.py",
+    _faststream,
+    _plain,
+    _each,
+    {"prefetch": "100"},
+    {"burn": {"prefetch": "2"}, "mixed": {"prefetch": "1"}},
+)
+BLOCKING = Peer("blocking worker", HERE / "blocking_worker.py", _blocking, _plain, _each, {"prefetch": "1"})
 PEERS = (
-    Peer(
-        "Celery",
-        HERE / "celery_app.py",
-        _celery,
-        _celery_message,
-        lambda _: 1,
-        {"multiplier": "64"},
-    ),
-    Peer(
-        "Dramatiq",
-        HERE / "dramatiq_app.py",
-        _dramatiq,
-        _dramatiq_message,
-        lambda workers: workers,
-        {"threads": "8", "prefetch": "0"},
-        arguments=lambda queue: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.XQ"},
-    ),
-    Peer("FastStream", HERE / "faststream_app.py", _faststream, _plain, lambda workers: workers, {"prefetch": "100"}),
-    Peer(
-        "blocking worker",
-        HERE / "blocking_worker.py",
-        _blocking,
-        _plain,
-        lambda workers: workers,
-        {"prefetch": "1"},
-    ),
+    CELERY,
+    CELERY._replace(name="Celery solo", command=_celery_solo, listens=_each),
+    DRAMATIQ,
+    FASTSTREAM,
+    BLOCKING,
 )

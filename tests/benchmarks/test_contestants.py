@@ -154,8 +154,8 @@ class TestContestants:
         assert len(latencies) == 5
         assert all(0 < seconds < 5 for seconds in latencies)
         sizes = peer.memory(queues, 2)
-        assert len(sizes) >= 3  # its master and two workers
-        assert min(sizes) > 1_000_000
+        assert len(sizes) >= 3  # two workers and what watches them
+        assert sorted(sizes)[-2] > 1_000_000
         assert rabbit.queue(peer.queue) is rabbit.queue(f"{peer.queue}.XQ") is None
 
     def test_a_dropped_answer_is_noticed(self, queues, tmp_path):

@@ -67,14 +67,18 @@ class Peer(NamedTuple):
 
     def latency(self, queues: Queues, count: int) -> list[float]:
         """Return the seconds from the publishing of a message to the arrival of its result, one message at a time."""
+        bodies = _small(WARM + count)
         with self._working(queues.url, "same", 2, {}) as (_, wire):
-            messages = [self.message(self.queue, body) for body in _small(WARM + count)]
-            return list(wire.one_by_one(self.queue, messages))[WARM:]
+            trips = wire.one_by_one(self.queue, [self.message(self.queue, body) for body in bodies])
+        check("same", bodies, [answer for _, answer in trips])
+        return [seconds for seconds, _ in trips[WARM:]]
 
     def memory(self, queues: Queues, workers: int) -> list[int]:
         """Return the proportional set size in bytes of each process of the idle tree, after some messages."""
+        bodies = _small(WARM * workers)
         with self._working(queues.url, "same", workers, {}) as (tree, wire):
-            self._pass(tree, wire, _small(WARM * workers))
+            self._pass(tree, wire, bodies)
+            check("same", bodies, wire.answers(len(bodies)))
             return tree.memory()
 
     def _pass(self, tree: Tree, wire: Wire, bodies: list[bytes]) -> tuple[float, float]:
@@ -212,8 +216,8 @@ DRAMATIQ = Peer(
     _dramatiq,
     _dramatiq_message,
     _each,
-    {"threads": "8", "prefetch": "0"},
-    {"burn": {"threads": "1"}, "mixed": {"threads": "1"}},
+    {"threads": "12", "prefetch": "48"},
+    {"burn": {"threads": "1", "prefetch": "4"}, "mixed": {"threads": "1", "prefetch": "1"}},
     arguments=lambda queue: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.XQ"},
 )
 FASTSTREAM = Peer(

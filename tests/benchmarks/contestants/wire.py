@@ -5,7 +5,7 @@ Runs in the benchmark's process; one connection, used by one thread.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 import pika
@@ -81,15 +81,20 @@ class Wire:
         self._channel.cancel()
         return found
 
-    def one_by_one(self, queue: str, messages: Iterable[Message]) -> Iterator[float]:
-        """Publish each message when the one before it is answered, and yield the seconds from it to its answer."""
-        arrived: list[float] = []
-        tag = self._channel.basic_consume(OUTPUT, lambda *_: arrived.append(time.perf_counter()), auto_ack=True)
+    def one_by_one(self, queue: str, messages: Iterable[Message]) -> list[tuple[float, bytes]]:
+        """Publish each message when the one before it is answered; returns (seconds from it to its answer, answer)."""
+        trips: list[tuple[float, bytes]] = []
+        arrived: list[tuple[float, bytes]] = []
+        tag = self._channel.basic_consume(
+            OUTPUT, lambda *told: arrived.append((time.perf_counter(), told[3])), auto_ack=True
+        )
         for body, properties in messages:
             began = time.perf_counter()
             self._channel.basic_publish("", queue, body, properties)
             while not arrived and time.perf_counter() - began < STALLED:
                 self._connection.process_data_events(STALLED)
             assert len(arrived) == 1, f"{len(arrived)} answers to one message"
-            yield arrived.pop() - began
+            when, answer = arrived.pop()
+            trips.append((when - began, answer))
         self._channel.basic_cancel(tag)
+        return trips

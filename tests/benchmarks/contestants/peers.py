@@ -23,7 +23,7 @@ import pika
 from tests.benchmarks.contestants import Figures
 from tests.benchmarks.contestants.answers import check
 from tests.benchmarks.contestants.tree import Tree
-from tests.benchmarks.contestants.wire import STALLED, Message, Wire
+from tests.benchmarks.contestants.wire import STALLED, Message, Wire, delete
 from tests.benchmarks.queues import OUTPUT, Queues
 from tests.support.waiting import wait_for
 
@@ -100,9 +100,10 @@ class Peer(NamedTuple):
         told = {"url": url, "job": job, "in": self.queue, "out": OUTPUT, **settings}
         env = {f"BENCH_{name.upper()}": value for name, value in told.items()}
         files = {path.name: path.read_text() for path in (self.program, HERE / "jobs.py")}
-        with Wire(url) as wire, contextlib.ExitStack() as ending:
-            for suffix in ("", ".DQ", ".XQ"):  # Dramatiq makes the latter two: for delayed and for dead messages
-                ending.callback(wire.delete, self.queue + suffix)
+        with contextlib.ExitStack() as ending:
+            made = [self.queue + suffix for suffix in ("", ".DQ", ".XQ")]  # Dramatiq has one for delayed, one for dead
+            ending.callback(delete, url, made)
+            wire = ending.enter_context(Wire(url))
             wire.make(self.queue, self.arguments(self.queue))
             with Tree(self.command(workers, settings), files, env) as tree:
                 enough = self.listens(workers)

@@ -30,7 +30,7 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(pika.exceptions.AMQPError):
+        with contextlib.suppress(Exception):  # Ctrl-C within one of its calls leaves it in any state
             self._connection.close()
 
     def fill(self, queue: str, messages: Iterable[Message]) -> None:
@@ -45,16 +45,12 @@ class Wire:
 
     def make(self, queue: str, arguments: Mapping[str, str]) -> None:
         """Declare a queue anew, with these arguments."""
-        self.delete(queue)
+        self._channel.queue_delete(queue)
         self._channel.queue_declare(queue, durable=True, arguments=dict(arguments))
 
     def listeners(self, queue: str) -> int:
         """Return how many consumers a queue has."""
         return int(self._channel.queue_declare(queue, passive=True).method.consumer_count)
-
-    def delete(self, queue: str) -> None:
-        """Delete a queue, whether it is there or not."""
-        self._channel.queue_delete(queue)
 
     def wait(self, count: int, ended: Callable[[], bool], patience: float = STALLED) -> float | None:
         """Return the seconds until so many results wait in OUTPUT; None when none comes for `patience` seconds."""
@@ -98,3 +94,11 @@ class Wire:
             trips.append((when - began, answer))
         self._channel.basic_cancel(tag)
         return trips
+
+
+def delete(url: str, queues: Iterable[str]) -> None:
+    """Delete queues, whether they are there or not, by a connection that nothing has interrupted."""
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+        channel = connection.channel()
+        for queue in queues:
+            channel.queue_delete(queue)

@@ -142,7 +142,7 @@ def queues(rabbit) -> Iterator[Queues]:
 class TestContestants:
     """Real contestants on a real node."""
 
-    @pytest.mark.parametrize("name", ["Celery", "Dramatiq", "FastStream", "blocking worker"])
+    @pytest.mark.parametrize("name", ["Celery", "Celery solo", "Dramatiq", "FastStream", "blocking worker"])
     def test_every_message_has_its_answer(self, rabbit, queues, name):
         """Each contestant answers 200 messages rightly, has a latency and a memory, and leaves no queue behind."""
         peer = peers.available()[name]
@@ -154,8 +154,8 @@ class TestContestants:
         assert len(latencies) == 5
         assert all(0 < seconds < 5 for seconds in latencies)
         sizes = peer.memory(queues, 2)
-        assert len(sizes) >= 3  # its master and two workers
-        assert min(sizes) > 1_000_000
+        assert len(sizes) >= 3  # two workers and what watches them
+        assert sorted(sizes)[-2] > 1_000_000
         assert rabbit.queue(peer.queue) is rabbit.queue(f"{peer.queue}.XQ") is None
 
     def test_a_dropped_answer_is_noticed(self, queues, tmp_path):
@@ -167,7 +167,7 @@ class TestContestants:
 
     def test_a_contestant_that_does_not_start_shows_its_output(self, queues, tmp_path):
         """Its error is in ours."""
-        broken = changed("Celery", tmp_path, "import json\n", "import json\nimport no_such_module\n")
+        broken = changed("Celery", tmp_path, "import json\n", "import no_such_module\n")
         with pytest.raises(ContestantError, match=r"(?s)Celery does not start.*no_such_module"):
             broken.run(queues, "same", BODIES)
 

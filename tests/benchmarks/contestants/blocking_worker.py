@@ -1,4 +1,10 @@
-"""HEAD"""
+"""A bare worker with pika's blocking connection: the reference for latency. N workers by `blocking_worker.py N`.
+
+Each is a process with a connection and a channel: prefetch 1, the result published persistent and mandatory, which
+returns when the broker has confirmed it, then the message acked. It does nothing else, so nothing is there that could
+be switched off. One message at a time makes it the least that a latency can be with this library, and says nothing
+about throughput, for which it waits on the broker most of the time.
+"""
 
 import json
 import multiprocessing

@@ -23,12 +23,14 @@ import pika
 from tests.benchmarks.contestants import Figures
 from tests.benchmarks.contestants.answers import check
 from tests.benchmarks.contestants.tree import Tree
-from tests.benchmarks.contestants.wire import STALLED, Message, Wire
+from tests.benchmarks.contestants.wire import STALLED, Message, Wire, delete
 from tests.benchmarks.queues import OUTPUT, Queues
 from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
-PROGRAMS = Path(__file__).resolve().parents[3] / ".venv-benchmarks/bin"
+VENV = Path(__file__).resolve().parents[3] / ".venv-benchmarks"
+PROGRAMS = VENV / "bin"
+INSTALLED = VENV / ".setup-stamp"  # which scripts/setup writes at its end
 START = 60.0  # seconds in which the workers of a contestant listen
 WARM = 50  # messages for each worker before memory or latency is measured
 CELERY_EMBED = b'{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
@@ -65,14 +67,18 @@ class Peer(NamedTuple):
 
     def latency(self, queues: Queues, count: int) -> list[float]:
         """Return the seconds from the publishing of a message to the arrival of its result, one message at a time."""
+        bodies = _small(WARM + count)
         with self._working(queues.url, "same", 2, {}) as (_, wire):
-            messages = [self.message(self.queue, body) for body in _small(WARM + count)]
-            return list(wire.one_by_one(self.queue, messages))[WARM:]
+            trips = wire.one_by_one(self.queue, [self.message(self.queue, body) for body in bodies])
+        check("same", bodies, [answer for _, answer in trips])
+        return [seconds for seconds, _ in trips[WARM:]]
 
     def memory(self, queues: Queues, workers: int) -> list[int]:
         """Return the proportional set size in bytes of each process of the idle tree, after some messages."""
+        bodies = _small(WARM * workers)
         with self._working(queues.url, "same", workers, {}) as (tree, wire):
-            self._pass(tree, wire, _small(WARM * workers))
+            self._pass(tree, wire, bodies)
+            check("same", bodies, wire.answers(len(bodies)))
             return tree.memory()
 
     def _pass(self, tree: Tree, wire: Wire, bodies: list[bytes]) -> tuple[float, float]:
@@ -94,9 +100,10 @@ class Peer(NamedTuple):
         told = {"url": url, "job": job, "in": self.queue, "out": OUTPUT, **settings}
         env = {f"BENCH_{name.upper()}": value for name, value in told.items()}
         files = {path.name: path.read_text() for path in (self.program, HERE / "jobs.py")}
-        with Wire(url) as wire, contextlib.ExitStack() as ending:
-            for suffix in ("", ".DQ", ".XQ"):  # Dramatiq makes the latter two: for delayed and for dead messages
-                ending.callback(wire.delete, self.queue + suffix)
+        with contextlib.ExitStack() as ending:
+            made = [self.queue + suffix for suffix in ("", ".DQ", ".XQ")]  # Dramatiq has one for delayed, one for dead
+            ending.callback(delete, url, made)
+            wire = ending.enter_context(Wire(url))
             wire.make(self.queue, self.arguments(self.queue))
             with Tree(self.command(workers, settings), files, env) as tree:
                 enough = self.listens(workers)
@@ -111,7 +118,7 @@ class Peer(NamedTuple):
 
 def available() -> dict[str, Peer]:
     """Return the contestants by name; none where `scripts/setup --benchmarks` has not installed them."""
-    return {peer.name: peer for peer in PEERS} if (PROGRAMS / "python").exists() else {}
+    return {peer.name: peer for peer in PEERS} if INSTALLED.exists() else {}
 
 
 def _small(count: int) -> list[bytes]:
@@ -163,10 +170,18 @@ def _dramatiq_message(queue: str, body: bytes) -> Message:
 
 
 def _celery(workers: int, settings: Settings) -> list[str]:
+    return [*_celery_worker(settings), "--pool", "prefork", "--concurrency", str(workers)]
+
+
+def _celery_solo(workers: int, settings: Settings) -> list[str]:
+    command = " ".join([*_celery_worker(settings), "--pool", "solo"])
+    return ["sh", "-c", " ".join([*(f"{command} -n worker{number} &" for number in range(workers)), "wait"])]
+
+
+def _celery_worker(settings: Settings) -> list[str]:
     without = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     multiplier = ("--prefetch-multiplier", settings["multiplier"])
-    command = (str(PROGRAMS / "celery"), "-A", "celery_app", "worker", "--pool", "prefork", "-c", str(workers))
-    return [*command, "-l", "WARNING", *without, *multiplier]
+    return [str(PROGRAMS / "celery"), "-A", "celery_app", "worker", "-l", "WARNING", *without, *multiplier]
 
 
 def _dramatiq(workers: int, settings: Settings) -> list[str]:
@@ -175,48 +190,51 @@ def _dramatiq(workers: int, settings: Settings) -> list[str]:
     return ["env", *prefetch, str(PROGRAMS / "dramatiq"), "dramatiq_app", *counts]
 
 
-def _faststream(workers: int, settings: Settings) -> list[str]:
-    return [
-        str(PROGRAMS / "faststream"),
-        "run",
-        "faststream_app:app",
-        "-w",
-        str(workers),
-        "-l",
-        "warning",
-        *(("--loop", settings["loop"]) if "loop" in settings else ()),
-    ]
+def _faststream(workers: int, _settings: Settings) -> list[str]:
+    return [str(PROGRAMS / "faststream"), "run", "faststream_app:app", "-w", str(workers), "-l", "warning"]
 
 
 def _blocking(workers: int, _settings: Settings) -> list[str]:
     return [str(PROGRAMS / "python"), "blocking_worker.py", str(workers)]
 
 
+def _each(workers: int) -> int:
+    return workers
+
+
+CELERY = Peer(
+    "Celery",
+    HERE / "celery_app.py",
+    _celery,
+    _celery_message,
+    lambda _: 1,
+    {"multiplier": "64"},
+    {"burn": {"multiplier": "1"}, "mixed": {"multiplier": "1"}},
+)
+DRAMATIQ = Peer(
+    "Dramatiq",
+    HERE / "dramatiq_app.py",
+    _dramatiq,
+    _dramatiq_message,
+    _each,
+    {"threads": "12", "prefetch": "48"},
+    {"burn": {"threads": "1", "prefetch": "4"}, "mixed": {"threads": "1", "prefetch": "1"}},
+    arguments=lambda queue: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.XQ"},
+)
+FASTSTREAM = Peer(
+    "FastStream",
+    HERE / "faststream_app.py",
+    _faststream,
+    _plain,
+    _each,
+    {"prefetch": "100"},
+    {"burn": {"prefetch": "2"}, "mixed": {"prefetch": "1"}},
+)
+BLOCKING = Peer("blocking worker", HERE / "blocking_worker.py", _blocking, _plain, _each, {"prefetch": "1"})
 PEERS = (
-    Peer(
-        "Celery",
-        HERE / "celery_app.py",
-        _celery,
-        _celery_message,
-        lambda _: 1,
-        {"multiplier": "64"},
-    ),
-    Peer(
-        "Dramatiq",
-        HERE / "dramatiq_app.py",
-        _dramatiq,
-        _dramatiq_message,
-        lambda workers: workers,
-        {"threads": "8", "prefetch": "0"},
-        arguments=lambda queue: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.XQ"},
-    ),
-    Peer("FastStream", HERE / "faststream_app.py", _faststream, _plain, lambda workers: workers, {"prefetch": "100"}),
-    Peer(
-        "blocking worker",
-        HERE / "blocking_worker.py",
-        _blocking,
-        _plain,
-        lambda workers: workers,
-        {"prefetch": "1"},
-    ),
+    CELERY,
+    CELERY._replace(name="Celery solo", command=_celery_solo, listens=_each),
+    DRAMATIQ,
+    FASTSTREAM,
+    BLOCKING,
 )

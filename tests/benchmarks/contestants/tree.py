@@ -44,7 +44,7 @@ class Tree:
                 self._leader = subprocess.Popen(
                     self._command,
                     cwd=self.folder,
-                    env=self._env | {"HOME": str(self.folder)},
+                    env=self._env | dict.fromkeys(("HOME", "TMPDIR"), str(self.folder)),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

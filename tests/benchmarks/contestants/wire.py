@@ -5,7 +5,7 @@ Runs in the benchmark's process; one connection, used by one thread.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 import pika
@@ -30,7 +30,7 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(pika.exceptions.AMQPError):
+        with contextlib.suppress(Exception):  # Ctrl-C within one of its calls leaves it in any state
             self._connection.close()
 
     def fill(self, queue: str, messages: Iterable[Message]) -> None:
@@ -45,16 +45,12 @@ class Wire:
 
     def make(self, queue: str, arguments: Mapping[str, str]) -> None:
         """Declare a queue anew, with these arguments."""
-        self.delete(queue)
+        self._channel.queue_delete(queue)
         self._channel.queue_declare(queue, durable=True, arguments=dict(arguments))
 
     def listeners(self, queue: str) -> int:
         """Return how many consumers a queue has."""
         return int(self._channel.queue_declare(queue, passive=True).method.consumer_count)
-
-    def delete(self, queue: str) -> None:
-        """Delete a queue, whether it is there or not."""
-        self._channel.queue_delete(queue)
 
     def wait(self, count: int, ended: Callable[[], bool], patience: float = STALLED) -> float | None:
         """Return the seconds until so many results wait in OUTPUT; None when none comes for `patience` seconds."""
@@ -81,15 +77,28 @@ class Wire:
         self._channel.cancel()
         return found
 
-    def one_by_one(self, queue: str, messages: Iterable[Message]) -> Iterator[float]:
-        """Publish each message when the one before it is answered, and yield the seconds from it to its answer."""
-        arrived: list[float] = []
-        tag = self._channel.basic_consume(OUTPUT, lambda *_: arrived.append(time.perf_counter()), auto_ack=True)
+    def one_by_one(self, queue: str, messages: Iterable[Message]) -> list[tuple[float, bytes]]:
+        """Publish each message when the one before it is answered; returns (seconds from it to its answer, answer)."""
+        trips: list[tuple[float, bytes]] = []
+        arrived: list[tuple[float, bytes]] = []
+        tag = self._channel.basic_consume(
+            OUTPUT, lambda *told: arrived.append((time.perf_counter(), told[3])), auto_ack=True
+        )
         for body, properties in messages:
             began = time.perf_counter()
             self._channel.basic_publish("", queue, body, properties)
             while not arrived and time.perf_counter() - began < STALLED:
                 self._connection.process_data_events(STALLED)
             assert len(arrived) == 1, f"{len(arrived)} answers to one message"
-            yield arrived.pop() - began
+            when, answer = arrived.pop()
+            trips.append((when - began, answer))
         self._channel.basic_cancel(tag)
+        return trips
+
+
+def delete(url: str, queues: Iterable[str]) -> None:
+    """Delete queues, whether they are there or not, by a connection that nothing has interrupted."""
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+        channel = connection.channel()
+        for queue in queues:
+            channel.queue_delete(queue)

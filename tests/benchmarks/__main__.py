@@ -4,12 +4,14 @@ Without --against: beside a bare pika relay, peers and other references. With --
 commit of this repository (a branch, tag or hash), by the dependencies installed now; exit code 1 if a median is below
 0.97. Ratios are taken within a round, and above 1 is better. A round runs each contestant twice, in mirrored order
 (A B B A, then B A A B). Every result is checked. Progress goes to stderr, the outcome to stdout. Ctrl-C and TERM end
-everything that was started and remove what was written; --json keeps the cases that were complete.
+everything that was started and remove what was written; --json keeps the cases that were complete. A case that fails
+is given up, the others go on, and the exit code is 1.
 """
 
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import Any
 
 from tests.benchmarks import cases, code, saved
 from tests.benchmarks.bench import BLOCKING, DRAMATIQ, Bench, Sizes
+from tests.benchmarks.contestants import peers
 from tests.benchmarks.figures import Case, table
 from tests.benchmarks.queues import Queues
-from tests.benchmarks.rounds import TimeLeft, Trial, run
+from tests.benchmarks.rounds import TimeLeft, run
 from tests.support.rabbitmq import RabbitNode, temporary
 
 EXAMPLES = """\
@@ -34,6 +37,7 @@ examples:
 cases:
 """
 ONLY = "relay", DRAMATIQ, BLOCKING  # with --quick
+PEERS = "celery", "dramatiq", "faststream", "aio-pika"  # packages whose versions are kept with a run
 QUICK = Sizes(rounds=2, small=25_000, peers=8_000, trips=300)
 
 
@@ -61,7 +65,7 @@ def main() -> int:
     parser, options = _options()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    head: dict[str, Any] = {"letters": options.cases, "sizes": options.sizes._asdict()}
+    head: dict[str, Any] = {"letters": options.cases, "sizes": options.sizes._asdict(), "given_up": []}
     try:
         then = saved.load(options.compare) if options.compare else None
         if then is not None:
@@ -82,7 +86,9 @@ def main() -> int:
         lines = saved.compared(document, then)
         print(f"\nbeside the run of {then['date']} ({then['versions'].get('mqworker', '')}):\n{saved.words(lines)}")
         slower = slower or any(line.slower for line in lines)
-    return int(slower)
+    if head["given_up"]:
+        print("\ngiven up: " + "; ".join(head["given_up"]))
+    return int(slower or bool(head["given_up"]))
 
 
 def _options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -130,18 +136,25 @@ def _measured(options: argparse.Namespace, head: dict[str, Any], folder: Path) -
     codes = {"now" if options.against else "mqworker": code.present(folder / "now")}
     if options.against:
         codes[options.against] = code.checkout(head["commit"], folder / "ref")
-    peers = {} if options.against else _peers()
+    installed = {} if options.against else _peers()
     node = temporary(folder / "node")
     try:
         wanted = frozenset(ONLY) if options.quick else None
-        bench = Bench(Queues(node.url()), codes, peers, options.sizes, folder, wanted)
+        bench = Bench(Queues(node.url()), codes, installed, options.sizes, folder, wanted)
         trials = cases.trials(bench, options.cases)
         broker = _broker(node)
-        known = {name: str(getattr(peer, "version", "")) for name, peer in peers.items()}
+        known = saved.installed(PEERS) if installed else {}
         measured: list[Case] = []
-        document: dict[str, Any] = {}
-        for trial in _each(trials):
-            measured += trial.cases
+        document = saved.document(measured, broker, known, **head)
+        left = TimeLeft(trials)
+        for trial in trials:
+            try:
+                run(trial, left, SAID)
+            except (AssertionError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+                SAID.line(f"({trial.letters}) {trial.title}: given up: {error!r}")  # the others go on
+                head["given_up"].append(trial.title)
+            else:
+                measured += trial.cases
             document = saved.document(measured, broker, known, **head)
             if options.json:
                 options.json.write_text(json.dumps(document, indent=1) + "\n")
@@ -150,22 +163,12 @@ def _measured(options: argparse.Namespace, head: dict[str, Any], folder: Path) -
         node.close()
 
 
-def _each(trials: list[Trial]):
-    """Run the trials; yields each when it is complete."""
-    left = TimeLeft(trials)
-    for trial in trials:
-        run(trial, left, SAID)
-        yield trial
-
-
 def _peers() -> dict[str, Any]:
-    """Return the peers that are installed, and report which are not."""
-    try:
-        from tests.benchmarks.contestants import peers  # noqa: PLC0415 - they are not needed with --against
-    except ImportError:
-        SAID.line("the peers are not installed, so they are left out: scripts/setup --benchmarks")
-        return {}
-    return dict(peers.available())
+    """Return the peers that are installed, and report if they are not."""
+    found = dict(peers.available())
+    if not found:
+        SAID.line("Celery, Dramatiq, FastStream and the blocking worker are not installed: scripts/setup --benchmarks")
+    return found
 
 
 def _broker(node: RabbitNode) -> dict[str, str]:

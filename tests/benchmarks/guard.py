@@ -121,13 +121,11 @@ def _arrived(client: Client) -> None:
 
 def least(runs: list[Counts]) -> Counts:
     """Return of each process and mode the run with the fewest calls: what a busy machine adds is not accepted. Pure."""
-    return {
-        mode: {
-            process: min((run[mode][process] for run in runs), key=lambda calls: sum(calls.values()))
-            for process in found
-        }
-        for mode, found in runs[0].items()
-    }
+    found: Counts = {}
+    for mode, processes in runs[0].items():
+        columns = {process: [run[mode][process] for run in runs] for process in processes}
+        found[mode] = {process: min(each, key=lambda calls: sum(calls.values())) for process, each in columns.items()}
+    return found
 
 
 def _listening(service: ServiceProcess, *, enabled: bool) -> None:

@@ -70,7 +70,10 @@ def _figures(measured: Callable[[], float]) -> tuple[float]:
 
 
 def _rate(command: list[str], count: int, loops: int, work: str) -> float:
-    return (count - FEW) / (seconds(command, count, loops, work) - seconds(command, FEW, loops, work))
+    few = min(FEW, count // 10)
+    took = seconds(command, count, loops, work) - seconds(command, few, loops, work)
+    assert took > 0, f"{count} lines took no longer than {few}"
+    return (count - few) / took
 
 
 def seconds(command: list[str], count: int, loops: int, work: str) -> float:

@@ -10,6 +10,7 @@ import os
 import platform
 import statistics
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from tests.benchmarks.code import ROOT
 from tests.benchmarks.figures import Case, read, shown
 
+PYTHON = ROOT / ".venv-benchmarks/bin/python"
 SLOWER = 0.97  # the ratio of a case to its earlier self, below which it counts as slower
 SAME = "cpu", "cores", "memory_gb"  # what makes a machine the same one
 
@@ -67,6 +69,13 @@ def versions() -> dict[str, str]:
     told = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     libraries = {name: metadata.version(name) for name in ("pika", "msgspec")}
     return {"mqworker": told or metadata.version("mqworker"), "Python": platform.python_version()} | libraries
+
+
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that the environment of the benchmark has."""
+    ask = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep='\\n')"
+    done = subprocess.run([PYTHON, "-c", ask, *names], capture_output=True, text=True, check=False)
+    return dict(line.split() for line in done.stdout.splitlines())
 
 
 def load(path: Path) -> dict[str, Any]:

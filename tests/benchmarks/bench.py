@@ -7,7 +7,7 @@ from tests.benchmarks.queues import Queues
 from tests.benchmarks.rounds import Run
 
 AGAINST = 0.97  # "not slower" than a commit of before, with 3 % for the accuracy of the measurement
-CELERY, DRAMATIQ, FASTSTREAM, BLOCKING = "Celery", "Dramatiq", "FastStream", "blocking worker"
+CELERY, SOLO, DRAMATIQ, FASTSTREAM, BLOCKING = "Celery", "Celery solo", "Dramatiq", "FastStream", "blocking worker"
 
 
 class Sizes(NamedTuple):

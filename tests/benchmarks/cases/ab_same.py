@@ -6,13 +6,13 @@
 from functools import partial
 
 from tests.benchmarks import bodies
-from tests.benchmarks.bench import CELERY, DRAMATIQ, FASTSTREAM, Bench
+from tests.benchmarks.bench import CELERY, DRAMATIQ, FASTSTREAM, SOLO, Bench
 from tests.benchmarks.contestants import ours, relay
 from tests.benchmarks.figures import Case
 from tests.benchmarks.rounds import Trial
 
 LETTERS = "ab"
-PEERS = (CELERY, DRAMATIQ, FASTSTREAM)
+PEERS = (CELERY, SOLO, DRAMATIQ, FASTSTREAM)
 RELAY, LIKE_OURS = "relay", "relay like ours"  # the second's results have properties of the size that ours have
 
 

@@ -90,10 +90,10 @@ def _break(what: str) -> None:
 def _count(folder: Path) -> None:
     """Let every thread have a profiler of its own: the one of Python 3.11 belongs to a thread."""
     import cProfile  # noqa: PLC0415 - only where it counts
-    import json  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-    import threading  # noqa: PLC0415
+    import json  # noqa: PLC0415 - as above
+    import signal  # noqa: PLC0415 - as above
+    import sys  # noqa: PLC0415 - as above
+    import threading  # noqa: PLC0415 - as above
 
     if "--multiprocessing-fork" not in sys.orig_argv:
         return

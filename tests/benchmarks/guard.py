@@ -11,7 +11,8 @@ itself with the standard library's profiler (the hook is in tests/support/inside
 in C once: so a further system call counts, and needless work that calls anything. A loop that calls nothing is not
 noticed; `scripts/bench --compare` notices it.
 
-What was accepted is in guard.json, for each version of Python: what counts as a call differs between them.
+What was accepted is in guard.json, by the version of Python, because what counts as a call differs between them. So far
+only 3.11 can count: since 3.12 a process has one profiler for all of its threads.
 """
 
 import argparse
@@ -204,6 +205,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accept", action="store_true", help="accept what is counted now")
     asked = parser.parse_args()
+    if sys.version_info >= (3, 12):
+        parser.error("from Python 3.12 on, a process has one profiler for all threads: count with 3.11")
     now = least([counted() for _ in range(ACCEPTING)]) if asked.accept else counted()
     for mode, processes in now.items():
         for process, calls in processes.items():

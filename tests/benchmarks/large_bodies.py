@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import pika
 
-from tests.benchmarks.stage import HANDLERS
+from tests.benchmarks.contestants.mqworker import HANDLERS
 from tests.support.rabbitmq import temporary
 from tests.support.service import ServiceProcess
 
 MIB = 1 << 20
 PACE = 8e6  # bytes a second of large messages at most
-RELAY = Path(__file__).with_name("relay.py")
+RELAY = Path(__file__).parent / "contestants/pika_relay.py"
 QUEUES = INPUT, SMALL, BIG = "large.in", "large.small", "large.big"
 CONFIG = """
 [broker]

@@ -20,11 +20,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.benchmarks import code as copies
+from tests.benchmarks.bodies import loops as loops_of
 from tests.benchmarks.handlers import burn
+from tests.benchmarks.rounds import Run
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
@@ -52,15 +55,25 @@ def programs(code: Path, work: str) -> dict[str, list[str]]:
 
 def rates(code: Path, count: int, work: str = FUNCTION) -> dict[str, Callable[[], float]]:
     """Return what measures each in lines a second."""
-    began = time.perf_counter()
-    burn({"id": 0, "loops": 300_000})
-    loops = int(300_000 * 0.001 / (time.perf_counter() - began))
+    loops = loops_of(1)
     contestants = programs(code, work)
     return {name: lambda command=command: _rate(command, count, loops, work) for name, command in contestants.items()}
 
 
+def runs(code: Path, count: int, work: str) -> dict[str, Run]:
+    """Return them as contestants."""
+    return {name: partial(_figures, rate) for name, rate in rates(code, count, work).items()}
+
+
+def _figures(measured: Callable[[], float]) -> tuple[float]:
+    return (measured(),)
+
+
 def _rate(command: list[str], count: int, loops: int, work: str) -> float:
-    return (count - FEW) / (seconds(command, count, loops, work) - seconds(command, FEW, loops, work))
+    few = min(FEW, count // 10)
+    took = seconds(command, count, loops, work) - seconds(command, few, loops, work)
+    assert took > 0, f"{count} lines took no longer than {few}"
+    return (count - few) / took
 
 
 def seconds(command: list[str], count: int, loops: int, work: str) -> float:

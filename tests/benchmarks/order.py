@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks import code
-from tests.benchmarks.compare import mirrored
+from tests.benchmarks.contestants.mqworker import measure
 from tests.benchmarks.figures import Case
 from tests.benchmarks.queues import Queues
-from tests.benchmarks.stage import measure
+from tests.benchmarks.rounds import mirrored
 from tests.support.rabbitmq import temporary
 
 CONSUMERS = 4

@@ -10,6 +10,9 @@ what comes after it.
 
 With MQWORKER_TEST_BROKEN shared objects forget what they should remember, sources store positions too soon, or
 Producers leak a descriptor with each Consumer.
+
+With MQWORKER_TEST_COUNT each process that another one started counts how often it calls every function, in all threads,
+and writes that into a file named by its pid in the folder of that name, when it gets SIGRTMIN + 5.
 """
 
 import importlib
@@ -84,6 +87,44 @@ def _break(what: str) -> None:
         CallMemory.__init__.__defaults__ = (0, *others)
 
 
+def _count(folder: Path) -> None:
+    """Let every thread have a profiler of its own: the one of Python 3.11 belongs to a thread."""
+    import cProfile  # noqa: PLC0415 - only where it counts
+    import json  # noqa: PLC0415 - as above
+    import signal  # noqa: PLC0415 - as above
+    import sys  # noqa: PLC0415 - as above
+    import threading  # noqa: PLC0415 - as above
+
+    if "--multiprocessing-fork" not in sys.orig_argv:
+        return
+    profiles = []
+
+    def begin(*_) -> None:
+        sys.setprofile(None)
+        profiles.append(cProfile.Profile())
+        profiles[-1].enable()
+
+    def name(code) -> str:
+        if isinstance(code, str):
+            return code.partition(" at 0x")[0]
+        return f"{'/'.join(code.co_filename.rsplit('/', 2)[-2:])}:{code.co_name}"
+
+    def write(*_) -> None:
+        profiles[0].disable()  # that of the main thread, in which this runs: it does not count itself
+        counts: dict[str, int] = {}
+        for profile in tuple(profiles):
+            for entry in profile.getstats():
+                counts[name(entry.code)] = counts.get(name(entry.code), 0) + entry.callcount
+        new = folder / f"{os.getpid()}.new"
+        new.write_text(json.dumps(counts))
+        new.replace(folder / f"{os.getpid()}")
+        profiles[0].enable()
+
+    threading.setprofile(begin)
+    begin()
+    signal.signal(signal.SIGRTMIN + 5, write)
+
+
 if "MQWORKER_TEST_BROKEN" in os.environ:
     _break(os.environ["MQWORKER_TEST_BROKEN"])
 if "MQWORKER_TEST_TIME" in os.environ:
@@ -91,3 +132,5 @@ if "MQWORKER_TEST_TIME" in os.environ:
         _hurry(one)
 if "MQWORKER_TEST_CLOCK" in os.environ:
     _jumping(Path(os.environ["MQWORKER_TEST_CLOCK"]))
+if "MQWORKER_TEST_COUNT" in os.environ:
+    _count(Path(os.environ["MQWORKER_TEST_COUNT"]))

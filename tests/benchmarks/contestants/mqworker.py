@@ -18,7 +18,7 @@ from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
-HANDLERS = Path(__file__).with_name("handlers.py")
+HANDLERS = Path(__file__).parent.with_name("handlers.py")
 STALLED = 30.0  # seconds without a new result after which a measurement is given up
 # Fails the stage's start unless its Consumers, and so the processes that they descend from, run the code that is meant.
 RIGHT_CODE = """\
@@ -68,26 +68,40 @@ def measure(
     Or through several `stages` in a row. `keys` has the correlation id of each body, if they have any. Meanwhile so
     many `streams` of the Feed are read, as the operator's page reads them.
     """
-    places = [INPUT, *(f"bench.{number}" for number in range(1, stages)), OUTPUT]
-    config = CONFIG.format(url=queues.url)
-    for number, (source, target) in enumerate(pairwise(places), 1):
-        name = FIRST if number == 1 else f"{FIRST}{number}"
-        config += STAGE.format(name=name, source=source, target=target, job=job, consumers=consumers, more=more)
-    with _running(config, code) as service, _watched(service, streams):
+    config = configuration(queues.url, job, more, consumers=consumers, stages=stages)
+    with running(config, code) as service, _watched(service, streams):
         _relay(queues, service, bodies[: max(1, len(bodies) // 10)], keys, stages)
         seconds, cpu = _relay(queues, service, bodies, keys, stages)
     return Measured(seconds, cpu, queues.results(len(bodies)))
 
 
+def configuration(url: str, job: str, more: str = "", *, consumers: int = 2, stages: int = 1) -> str:
+    """Return a configuration with so many stages in a row."""
+    places = [INPUT, *(f"bench.{number}" for number in range(1, stages)), OUTPUT]
+    config = CONFIG.format(url=url)
+    for number, (source, target) in enumerate(pairwise(places), 1):
+        name = FIRST if number == 1 else f"{FIRST}{number}"
+        config += STAGE.format(name=name, source=source, target=target, job=job, consumers=consumers, more=more)
+    return config
+
+
 @contextlib.contextmanager
-def _running(config: str, code: Path) -> Iterator[ServiceProcess]:
-    handlers = RIGHT_CODE + HANDLERS.read_text()
+def project(config: str, code: Path, jobs: str = "") -> Iterator[ServiceProcess]:
+    """Prepare a service of this code with the handlers that are measured, and further `jobs`; it does not run yet."""
+    handlers = RIGHT_CODE + HANDLERS.read_text() + jobs
     with ServiceProcess(config, {"bench_jobs.py": handlers}, BENCH_CODE=str(code)) as service:
         service.env["PYTHONPATH"] = str(code)  # comes before what is installed
         for name in (OPENMP, *BY_OPENMP, *OTHERS):
             service.env.pop(name, None)  # mqworker leaves alone what is set, so it would decide all measurements
+        yield service
+
+
+@contextlib.contextmanager
+def running(config: str, code: Path) -> Iterator[ServiceProcess]:
+    """Run a service of this code, whose first stage is paused."""
+    with project(config, code) as service:
         service.start()
-        _listen(service, enabled=False)
+        listen(service, enabled=False)
         yield service
 
 
@@ -110,9 +124,9 @@ def _relay(
 ) -> tuple[float, float]:
     """Return (seconds, CPU seconds of the tree) from the start of listening to the last result."""
     queues.fill(bodies, keys)
-    settled, cpu = _settled(service), _cpu(service)
+    settled, cpu = _settled(service), cpu_seconds(service)
     began = progress = time.monotonic()
-    _listen(service, enabled=True)
+    listen(service, enabled=True)
     done = 0
     while done < len(bodies):  # each look costs the broker, so there are few
         left = (len(bodies) - done) * (time.monotonic() - began) / max(done, 1)
@@ -121,10 +135,10 @@ def _relay(
             done, progress = ready, time.monotonic()
         assert time.monotonic() - progress < STALLED, f"{done} of {len(bodies)} results, and no more"
     seconds = time.monotonic() - began
-    cpu = _cpu(service) - cpu
+    cpu = cpu_seconds(service) - cpu
     # What is not acked would come again, once the service is killed.
     wait_for(lambda: _settled(service) == settled + stages * len(bodies), STALLED, "the acks")
-    _listen(service, enabled=False)
+    listen(service, enabled=False)
     return seconds, cpu
 
 
@@ -135,14 +149,14 @@ def _settled(service: ServiceProcess) -> int:
     return sum(int(stage["actual"]["counters"]["settled"]) for stage in told["stages"])
 
 
-def _listen(service: ServiceProcess, *, enabled: bool) -> None:
+def listen(service: ServiceProcess, *, enabled: bool) -> None:
     """Resume the first stage at once, or pause it and wait until it is so."""
     wait = "" if enabled else "?wait=20"
     status, told = service.ask("PUT", f"/api/v1/stages/{FIRST}/listening{wait}", {"enabled": enabled})
     assert status < 300, told
 
 
-def _cpu(service: ServiceProcess) -> float:
+def cpu_seconds(service: ServiceProcess) -> float:
     """Return the CPU seconds that the living processes of the tree have used so far."""
     total = 0.0
     for pid in service.pids():

@@ -101,7 +101,7 @@ class Dead:
         begun = await self.letters.dlq_begin(AMPLE, "s", told["selection"], kind, told["count"], "0b")
         assert begun == "0b"
         await until(lambda: self.told and self.told[-1].state in OVER, AMPLE, "the end of the operation")
-        await until(lambda: not self.letters._operations.at_work, AMPLE, "its last step")
+        await until(lambda: not self.letters._operations.in_progress, AMPLE, "its last step")
 
     async def numbers(self, queue: str) -> list[int]:
         """Return what is in a queue, in its order."""
@@ -223,7 +223,7 @@ async def test_an_operation_is_cancelled_between_two_batches(broker, kind, monke
     def cancel(progress) -> None:
         if progress.done >= TOGETHER and not cancelled:
             cancelled.append(True)
-            assert dead.letters._operations.at_work["0b"].cancel()
+            assert dead.letters._operations.in_progress["0b"].cancel()
 
     dead.on_progress = cancel
     await dead.carry_out(kind, told)
@@ -446,7 +446,7 @@ async def test_two_operations_on_one_queue_follow_each_other(broker):
     await asyncio.sleep(0)  # the first one begins
     listed = await dead.letters.dlq_list(AMPLE, "s")
     assert (listed["looking"], 0 < listed["total"] <= 200) == (True, True), "what was seen before, without what is gone"
-    await until(lambda: not dead.letters._operations.at_work, AMPLE, "the end of both")
+    await until(lambda: not dead.letters._operations.in_progress, AMPLE, "the end of both")
     listed = await dead.letters.dlq_list(AMPLE, "s")
     assert (listed["looking"], listed["total"]) == (False, 0)
     ended = {each.operation: (each.state, each.done) for each in dead.told if each.state in OVER}
@@ -486,7 +486,7 @@ async def test_an_operation_that_looks_or_waits_is_cancelled_at_once(broker):
 
     def cancel(progress) -> None:
         if progress.state == "looking":
-            assert dead.letters._operations.at_work["0b"].cancel()
+            assert dead.letters._operations.in_progress["0b"].cancel()
 
     dead.on_progress = cancel
     await dead.carry_out("drop", told)
@@ -500,7 +500,7 @@ async def test_an_operation_that_looks_or_waits_is_cancelled_at_once(broker):
         await asyncio.sleep(0)
         assert await dead.letters.dlq_cancel(AMPLE, "0c")
         assert [(each.state, each.looked) for each in dead.told] == [("cancelled", 0)]
-    await until(lambda: not dead.letters._operations.at_work, AMPLE, "its last step")
+    await until(lambda: not dead.letters._operations.in_progress, AMPLE, "its last step")
     assert len(dead.told) == 1
     assert await dead.numbers(dead.queue) == list(range(500))
     await dead.close()

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pika.exceptions import AMQPError
+
 from tests.benchmarks import cases, code, saved
 from tests.benchmarks.bench import BLOCKING, DRAMATIQ, Bench, Sizes
 from tests.benchmarks.contestants import peers
@@ -67,28 +69,34 @@ def main() -> int:
         signal.signal(number, _end)
     head: dict[str, Any] = {"letters": options.cases, "sizes": options.sizes._asdict(), "given_up": []}
     try:
-        then = saved.load(options.compare) if options.compare else None
-        if then is not None:
-            saved.compared({"machine": saved.machine(), "cases": []}, then)  # before hours are spent
+        then = _kept(parser, options.compare) if options.compare else None
         if options.against:
             head |= {"against": options.against, "commit": code.commit(options.against)}
         with tempfile.TemporaryDirectory(prefix="mqw-bench-") as folder:
             document, measured = _measured(options, head, Path(folder))
     except (code.NoSuchCommitError, saved.MachineDiffersError) as error:
         parser.error(str(error))
-    except (OSError, json.JSONDecodeError) as error:
-        if not options.compare:
-            raise
-        parser.error(f"--compare {options.compare}: {error}")
     print(table(measured))
     slower = bool(options.against) and not all(case.met() for case in measured)
     if then is not None:
         lines = saved.compared(document, then)
         print(f"\nbeside the run of {then['date']} ({then['versions'].get('mqworker', '')}):\n{saved.words(lines)}")
+        if other := saved.other_sizes(document, then):
+            print(f"measured with other sizes then, which may be the reason for a difference: {other}")
         slower = slower or any(line.slower for line in lines)
     if head["given_up"]:
         print("\ngiven up: " + "; ".join(head["given_up"]))
     return int(slower or bool(head["given_up"]))
+
+
+def _kept(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """Return a run that was kept; ends the command if there is none, or it is of another machine."""
+    try:
+        then = saved.load(path)
+        saved.compared({"machine": saved.machine(), "cases": []}, then)  # before hours are spent
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        parser.error(f"--compare {path}: not a run that --json has written: {error!r}")
+    return then
 
 
 def _options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -150,7 +158,7 @@ def _measured(options: argparse.Namespace, head: dict[str, Any], folder: Path) -
         for trial in trials:
             try:
                 run(trial, left, SAID)
-            except (AssertionError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            except (AssertionError, RuntimeError, OSError, subprocess.SubprocessError, AMQPError) as error:
                 SAID.line(f"({trial.letters}) {trial.title}: given up: {error!r}")  # the others go on
                 head["given_up"].append(trial.title)
             else:

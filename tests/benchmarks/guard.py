@@ -153,7 +153,8 @@ def risen(now: Counts, accepted: Counts) -> list[str]:
     """Return a sentence for each process and mode in which a message costs more than was accepted. Pure."""
     found = []
     for mode, processes in now.items():
-        for process, calls in processes.items():
+        for process, counted_now in processes.items():
+            calls = _as_accepted(counted_now, accepted[mode][process])
             before = _expected(accepted, mode, process, calls)
             total, most = sum(calls.values()), sum(before.values()) * (1 + TOTAL)
             rises = {name: number - before.get(name, 0.0) for name, number in calls.items()}
@@ -171,6 +172,12 @@ def risen(now: Counts, accepted: Counts) -> list[str]:
                     f" {sum(before.values()):.1f} (at most {most:.1f}). What rose: {functions}"
                 )
     return found
+
+
+def _as_accepted(calls: dict[str, float], accepted: dict[str, float]) -> dict[str, float]:
+    """Return the calls of functions that have only moved to another module under their accepted names."""
+    gone = {name.rpartition(":")[2]: name for name in accepted if name not in calls}
+    return {name if name in accepted else gone.get(name.rpartition(":")[2], name): n for name, n in calls.items()}
 
 
 def _system(name: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.benchmarks import code
 from tests.benchmarks.contestants.mqworker import measure
-from tests.benchmarks.figures import Case
+from tests.benchmarks.figures import Case, table
 from tests.benchmarks.queues import Queues
 from tests.benchmarks.rounds import mirrored
 from tests.support.rabbitmq import temporary
@@ -92,7 +92,7 @@ def main() -> int:
     if options.json:
         print(json.dumps({"cases": [case.document() for case in cases]}, indent=2))
     else:
-        print("\n".join(case.words() for case in cases))
+        print(table(cases))
     return int(not all(case.met() for case in cases))
 
 

@@ -103,6 +103,12 @@ def compared(now: dict[str, Any], then: dict[str, Any]) -> list[Line]:
     return lines
 
 
+def other_sizes(now: dict[str, Any], then: dict[str, Any]) -> str:
+    """Return the sizes that differ, then and now, as text; "" if all are equal."""
+    sizes, before = now.get("sizes", {}), then.get("sizes", {})
+    return ", ".join(f"{name} {before.get(name)} -> {size}" for name, size in sizes.items() if before.get(name) != size)
+
+
 def words(lines: list[Line]) -> str:
     """Return a readable table."""
     rows = [

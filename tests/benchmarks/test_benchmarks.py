@@ -110,6 +110,15 @@ def test_a_run_of_another_machine_is_refused():
         saved.compared(document(1.0), document(1.0, cores=999))
 
 
+def test_other_sizes_are_said():
+    """A run of 25,000 messages beside one of 100,000 is compared, and the difference is named."""
+    assert (
+        saved.other_sizes({"sizes": {"small": 25, "rounds": 2}}, {"sizes": {"small": 100, "rounds": 2}})
+        == "small 100 -> 25"
+    )
+    assert saved.other_sizes({"sizes": {"small": 25}}, {"sizes": {"small": 25}}) == ""
+
+
 def test_a_saved_run_has_all_of_it():
     """A case that is read again is the same, and each picture of it is well-formed XML that names the contestants."""
     made = document(100.0)

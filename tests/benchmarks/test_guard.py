@@ -56,3 +56,14 @@ def test_more_turns_of_a_busy_machine_are_no_rise():
     for name, calls in alone.items():
         counts[name] = counts.get(name, 0.0) + 0.5 * calls
     assert guard.risen(changed, ACCEPTED) == []
+
+
+def test_a_function_that_moves_costs_nothing():
+    """What is called in another module as often as before is no rise; what is called there more often is one."""
+    changed = copy.deepcopy(ACCEPTED)
+    counts = changed[guard.BACKLOG]["Producer"]
+    name = next(name for name, calls in counts.items() if ":" in name and calls >= 1)
+    counts[f"elsewhere.py:{name.rpartition(':')[2]}"] = counts.pop(name)
+    assert guard.risen(changed, ACCEPTED) == []
+    counts[f"elsewhere.py:{name.rpartition(':')[2]}"] += 3
+    assert len(guard.risen(changed, ACCEPTED)) == 1

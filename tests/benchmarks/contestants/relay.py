@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 
+STALLED, SLOWEST = 60.0, 50  # seconds; messages a second, of 8 MB
 PROGRAM = Path(__file__).with_name("pika_relay.py")
 
 
@@ -14,6 +15,7 @@ def run(queues: Queues, bodies: list[bytes], *options: str) -> tuple[float, floa
     """Return messages a second and microseconds of CPU a message."""
     queues.fill(bodies)
     command = [sys.executable, str(PROGRAM), queues.url, INPUT, OUTPUT, str(len(bodies)), *options]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=STALLED + len(bodies) / SLOWEST)
+    told = json.loads(done.stdout)
     assert queues.ready(OUTPUT) == len(bodies)
     return len(bodies) / told["seconds"], told["cpu_seconds"] / len(bodies) * 1e6

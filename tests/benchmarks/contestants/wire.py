@@ -10,7 +10,7 @@ from typing import Self
 
 import pika
 
-from tests.benchmarks.queues import OUTPUT
+from tests.benchmarks.queues import OUTPUT, unhurried
 
 Message = tuple[bytes, pika.BasicProperties]
 STALLED = 30.0  # seconds without a new result after which a contestant is given up
@@ -21,7 +21,7 @@ class Wire:
     """See the module head."""
 
     def __init__(self, url: str) -> None:
-        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        self._connection = pika.BlockingConnection(unhurried(url))
         self._channel = self._connection.channel()
         self._channel.queue_declare(OUTPUT, durable=True)
         self._channel.queue_purge(OUTPUT)

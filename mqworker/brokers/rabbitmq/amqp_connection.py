@@ -162,7 +162,11 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take over what was read."""
-        self._received(bytes(self._read[:nbytes]))
+        self._turn_end.begin()
+        try:
+            self._received(bytes(self._read[:nbytes]))
+        finally:
+            self._turn_end.end()
 
     def _received(self, data: bytes) -> None:
         """Pass complete frames to pika; an exception in pika ends this connection and nothing else."""

@@ -10,6 +10,14 @@ from mqworker.config.model import BrokerConfig
 from mqworker.config.urls import embedded_path
 
 
+def load_link(config: BrokerConfig) -> None:
+    """Import what `open_link` will need."""
+    if embedded_path(config.urls[0]) is not None:
+        import mqworker.brokers.sqlite  # noqa: PLC0415 - see the module's head
+    else:
+        import mqworker.brokers.rabbitmq  # noqa: F401, PLC0415 - as above
+
+
 def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -> Link:
     """Return a stage's Link on the running loop, not yet started; ValueError for an unknown URL scheme."""
     path = embedded_path(config.urls[0])

@@ -90,6 +90,7 @@ class Stage:
             self.service_time,
             throttle,
             self.ask_turn,
+            self.reconcile,
             changed,
             forward,
         )

@@ -171,11 +171,11 @@ class Service:
         if self.ending.state != "running":
             return
         self._control.attach(asyncio.get_running_loop(), self._operations)
-        server.start()
         imports.settle()
         url = f"http://{self._config.control.host}:{server.port}"
         brokers = ", ".join(map(redact_url, self._config.broker.urls))
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)
+        server.start()  # whoever got an answer finds the line in the log
 
     async def _serve(self) -> None:
         """Loop until the last Producer has ended or is given up."""

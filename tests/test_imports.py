@@ -7,6 +7,7 @@ import pytest
 
 SERVER = {"flask", "jinja2", "prometheus_client", "waitress", "werkzeug"}
 BROKERS = {"mqworker.brokers.rabbitmq", "mqworker.brokers.sqlite", "pika", "sqlite3"}
+ADMIN = {"mqworker.broker_admin.verbs"}
 SERVICE = {"click", "mqworker.config.load", "mqworker.http", "mqworker.service", "tomllib", *SERVER}
 LOOP = {"asyncio", "ssl"}
 USER_CODE = {"mqworker.consumer.work", "mqworker.jobs.chain", "numpy"}  # numpy reads its settings when it is imported
@@ -15,16 +16,22 @@ HTTP_CLIENT = {"email", "http.client", "ssl"}
 NEVER = {  # kind of process: (what it imports before it works, what it needs not)
     "verb": ("cli", {*SERVER, *BROKERS, *LOOP, *HTTP_CLIENT, *USER_CODE, "msgspec", "multiprocessing"}),
     "verb that calls": ("cli.look client", {*SERVER, *BROKERS, *USER_CODE, "asyncio", "msgspec", "multiprocessing"}),
-    "Service": ("cli.run service.main", {*SERVER, *BROKERS, *USER_CODE, "http.client", "mqworker.producer.stage"}),
+    "Service": (
+        "cli.run service.main",
+        {*SERVER, *BROKERS, *USER_CODE, *ADMIN, "http.client", "mqworker.producer.stage"},
+    ),
     "HTTP server": ("http.answering", {*BROKERS, *USER_CODE, "mqworker.producer", "prometheus_client"}),
-    "Producer": ("producer.process producer.life", {*SERVICE, *BROKERS, "http.client", "numpy"}),
-    "Consumer": ("consumer.process", {*SERVICE, *BROKERS, *LOOP, "mqworker.brokers", "mqworker.producer", "numpy"}),
+    "Producer": ("producer.process producer.life", {*SERVICE, *BROKERS, *USER_CODE, "http.client"}),
+    "Consumer": (
+        "consumer.process consumer.life",
+        {*SERVICE, *BROKERS, *LOOP, "mqworker.brokers", "mqworker.producer", "numpy"},
+    ),
     "source": ("sources.process sources.edge sources.user", {*SERVICE, *BROKERS, "mqworker.producer", "numpy"}),
     "shared object": (
         "shared_state.process shared_state.life shared_state.outside",
         {*SERVICE, *BROKERS, *LOOP, "numpy"},
     ),
-    "broker admin": ("broker_admin.process", {*SERVICE, *BROKERS, *USER_CODE}),
+    "broker admin": ("broker_admin.process broker_admin.verbs", {*SERVICE, *BROKERS, *USER_CODE}),
     "code check": ("code_check.process", {*SERVICE, *BROKERS, *LOOP, *USER_CODE}),
 }
 

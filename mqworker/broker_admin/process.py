@@ -11,11 +11,11 @@ import asyncio
 import logging
 import os
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mqworker.broker_admin.refused import VerbRefused
-from mqworker.broker_admin.verbs import VERBS, Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.config.model import Config
 from mqworker.ipc import logs
@@ -24,6 +24,9 @@ from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.frames import FrameTooLarge, read_frame
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Spawned
+
+if TYPE_CHECKING:
+    from mqworker.broker_admin.verbs import Verbs
 
 LEAST = 0.1  # the least time that a question gets, in seconds, even if it spent longer than its deadline in the pipe
 ROOM_DEADLINE = 2.0  # seconds to wait until the pipe has room for an answer
@@ -42,6 +45,12 @@ class BrokerAdmin(Spawned):
     def __init__(self) -> None:
         super().__init__("broker-admin")
 
+    def load(self) -> None:
+        """Import what answers, which the Service does not need."""
+        from mqworker.broker_admin.verbs import VERBS, Verbs  # noqa: PLC0415 - the Service imports this module
+
+        self._verbs, self._known = Verbs, VERBS
+
     def main(self) -> None:
         """Answer until the Service is gone."""
         config = msgspec.msgpack.decode(read_frame(self.down.fileno()), type=Config)
@@ -53,7 +62,7 @@ class BrokerAdmin(Spawned):
         self._tasks: set[asyncio.Task[None]] = set()
         logs.use(logs.ForwardingHandler(self._forward, self.name), logging.INFO)
         over = asyncio.Event()
-        verbs = Verbs(config, self._tell)
+        verbs = self._verbs(config, self._tell)
 
         def on_question(payload: bytes) -> None:
             task = asyncio.create_task(self._answer(verbs, _questions.decode(payload)))
@@ -70,10 +79,10 @@ class BrokerAdmin(Spawned):
     def _forward(self, event: LogEvent) -> None:
         self._writer.send(_encoder.encode(event), droppable=True)
 
-    async def _answer(self, verbs: Verbs, question: AdminQuestion) -> None:
+    async def _answer(self, verbs: "Verbs", question: AdminQuestion) -> None:
         deadline = max(LEAST, question.due - time.monotonic())
         try:
-            value = await VERBS[question.verb](verbs, deadline, **question.arguments)
+            value = await self._known[question.verb](verbs, deadline, **question.arguments)
             async with asyncio.timeout(ROOM_DEADLINE):
                 await self._writer.put(_encoder.encode(AdminAnswer(question.id, value)))
         except FrameTooLarge as error:

@@ -17,7 +17,7 @@ from mqworker.ipc.child import Child
 from mqworker.ipc.generation import CodeCopy
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
-from mqworker.shared_state.written_by import digests_needed
+from mqworker.shared_state.folder import SHARED
 
 _reports = msgspec.msgpack.Decoder(CodeFound | CodeReport)
 
@@ -50,7 +50,9 @@ async def check_code(
     `concurrency` and `soft_limit` are the stage's. `schema`: as in CodeQuestion.
     """
     digests = tuple(each.digest for each in needed)
-    if state_dir is not None:
+    if state_dir is not None and (state_dir / SHARED).is_dir():
+        from mqworker.shared_state.written_by import digests_needed  # noqa: PLC0415 - where there are shared objects
+
         digests += digests_needed(state_dir)
     where = "" if state_dir is None else str(state_dir)
     question = CodeQuestion(

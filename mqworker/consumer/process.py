@@ -7,51 +7,17 @@ once, then chunks from its lane, until the sentinel ends it. Sends outcomes (aft
 are in the hatch), which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
 gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
 damages its descriptors, it ends itself and is replaced.
+
+All that it does is in `life`.
 """
 
-import atexit
-import json
-import logging
-import os
-import sys
-import threading
-import time
 from multiprocessing.queues import JoinableQueue
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from mqworker.amqp.fingerprint import fingerprint
-from mqworker.amqp.labels import labels
-from mqworker.consumer import resources
-from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
-from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.outbox import Outbox
-from mqworker.consumer.register import open_slot
-from mqworker.consumer.work import RunOwner, Worker
-from mqworker.ipc import frames, logs
-from mqworker.ipc.consumer_messages import Birth, Chunk, Failure, Hello, Item, Outcomes, Unfit, Uplink
-from mqworker.ipc.marks import Mark
-from mqworker.ipc.pipes import capacity
-from mqworker.ipc.proc import rss
-from mqworker.ipc.spawn import Spawned, be_plain
-from mqworker.ipc.stage_spec import StageSpec
-from mqworker.jobs.chain import Chain, kind_of
-from mqworker.jobs.code_finder import use_code
-from mqworker.jobs.failures import describe
-from mqworker.jobs.loading import load_chain
-
-if TYPE_CHECKING:
-    from mqworker.consumer.seated import Seated
-
-DEBUG = logging.DEBUG
-HAND_UP = 0.005  # seconds of work after which outcomes are sent up before the chunk ends
-
-_encoder = msgspec.msgpack.Encoder()
+from mqworker.ipc.spawn import Spawned
 
 
 class Consumer(Spawned):
@@ -68,183 +34,13 @@ class Consumer(Spawned):
         self._hatch = hatch
         self._outbox = outbox
 
+    def load(self) -> None:
+        """Import what computes, which the Producer does not need."""
+        from mqworker.consumer.life import Life  # noqa: PLC0415 - the Producer imports this module, and starts faster so
+
+        self._life = Life
+
     def main(self) -> None:
         """Set up, send Hello, compute until the sentinel."""
-        sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
-        self._lane = LaneEnd(self._queue, self._inbox)
-        self._sending = threading.Lock()
-        self._alarm = Alarm()
-        self._mark = Mark(1, self.token, (sys.stdout, sys.stderr))
-        self._item: Item | None = None  # the message in hand
-        self._shared: RunOwner | None = None
-        self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the last message that was logged about
-        self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
-        self._birth = birth = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=Birth)
-        self.down.close()
-        self._handler = handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
-        handler.labels = self._labels
-        logs.use(handler, birth.log_level)
-        self._level = birth.log_level
-        self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
-        be_plain()
-        try:
-            working = self._load(log)
-            working.setup()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - user code may raise anything; the Producer decides what follows
-            what = describe(error)
-            self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
-            return
-        kind, seats = ("serial", 0) if isinstance(working, Chain) else (working.kind, working.count)
-        self._send(Hello(os.getpid(), birth.generation.number, kind, seats))
-        try:
-            if isinstance(working, Chain):
-                self._work(working)
-            else:
-                working.work()
-        finally:
-            try:
-                working.teardown()
-            finally:
-                atexit._run_exitfuncs()  # multiprocessing ends its children without that
-
-    def _load(self, log: logging.Logger) -> "Chain | Seated":
-        """Apply the stage's resources, import the code, and return what works with it, which is not set up yet."""
-        spec, birth, generation = self._spec, self._birth, self._birth.generation
-        resources.take(spec.config, birth.slot, birth.consumers)
-        root, copy = use_code(spec.root, generation.copy, spec.state_dir)
-        jobs = load_chain(generation.jobs, root, copy, spec.shared)
-        kind = kind_of(jobs, spec.config.concurrency)
-        if kind != "serial":
-            from mqworker.consumer.seated import Seated, labels_of_current  # noqa: PLC0415 - where it is used
-
-            self._handler.labels = labels_of_current
-            common = Chain(jobs, json.loads(generation.params), spec.stage, log)
-            return Seated(spec, birth, kind, common, log, self._lane, self._hatch, self.up.fileno(), self._send)
-        self._slot = open_slot(Path(birth.register), birth.place)
-        self._clock = MessageClock(self._alarm, self._slot)
-        shared = programs = None
-        if generation.shared:
-            from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
-
-            self._shared = shared = SharedCalls(spec, self._slot, self._alarm)
-        if any(job.program is not None for job in jobs):
-            from mqworker.jobs.program import Programs  # noqa: PLC0415 - as above
-
-            programs = Programs(spec.stage, spec.config, self._clock)
-        return Chain(jobs, json.loads(generation.params), spec.stage, log, shared, programs)
-
-    def _work(self, chain: Chain) -> None:
-        spec, done, pid = self._spec, 0, os.getpid()
-        worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
-        worker.begin_generation(self._birth.generation.number)
-        self._pipe_holds = capacity(self.up.fileno())
-        chunk, told = self._lane.wait(), False  # told: the Producer knows that it is taken
-        while chunk is not None:
-            self._begin(chunk, chain, worker)
-            if chunk.more and not told:
-                self._send(Outcomes([], worker.generation, taken=chunk.number))
-            outcomes, computed, printed = self._compute(chunk, worker)
-            done += computed
-            memory = rss(pid)
-            leaving = self._leaving(worker, done, memory)
-            following = self._lane.present()
-            taken = 0 if following is None else following.number
-            self._send(Outcomes(outcomes, worker.generation, taken, chunk.number, memory, leaving, printed))
-            self._outbox.clear()
-            chunk, told = following or self._lane.wait(), following is not None
-
-    def _compute(self, chunk: Chunk, worker: Worker) -> tuple[list[Any], int, bool]:
-        """Compute the messages of a chunk, until one must not begin.
-
-        Returns the outcomes that were not sent up, which are in the outbox, the number of messages, and whether they
-        have printed anything.
-        """
-        slot, outbox, up, mark, labels_now = self._slot, self._outbox, self.up.fileno(), self._mark.end, self._labels
-        level, holds, asks_ahead, lost = self._level, self._pipe_holds, worker.asks_ahead, self._lane.lost
-        outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
-        last, printed, computed = b"", False, 0
-        handed_up = time.monotonic()
-        for item in chunk.items:
-            now = time.monotonic()
-            if outcomes and (now - handed_up > HAND_UP or not outbox.add(last)):
-                self._hand_up(outcomes, worker, printed)
-                outcomes, printed = [], False
-                handed_up = now
-            slot.begin(item.seq, item.fingerprint or fingerprint(item.properties, item.body), now)
-            if slot.stop >= chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
-                slot.end()
-                return outcomes, computed, printed  # they are in the outbox already
-            if asks_ahead and item is chunk.items[0] and not chunk.stop_at_failure:
-                worker.ask_ahead(chunk.items)
-            self._item = item
-            if level <= DEBUG:
-                logs.report(self._log, logging.DEBUG, "begun", "started")
-            last, large = worker.compute_encoded(item, lost)
-            outcomes.append(msgspec.Raw(last))
-            if capacity(up) != holds:  # user code closed the pipe: an end now charges the right message
-                os._exit(1)
-            printed = mark(labels_now) or printed
-            self._item = None
-            if large:  # while it is in hand: a death now is that of this message
-                self._send_in_pieces(large)
-                self._hand_up(outcomes, worker, printed)  # without its bodies it must not be in the outbox
-                outcomes, printed = [], False
-            slot.end()
-            computed += 1
-            if worker.failed and chunk.stop_at_failure:
-                break  # the end of the chunk gives the others back
-        if outcomes and not outbox.add(last):  # what follows may end this process
-            self._hand_up(outcomes, worker, printed)
-            outcomes, printed = [], False
-        return outcomes, computed, printed
-
-    def _hand_up(self, outcomes: list[Any], worker: Worker, printed: bool) -> None:
-        self._send(Outcomes(outcomes, worker.generation, printed=printed))
-        self._outbox.clear()
-
-    def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
-        """Take over what has changed since the last chunk."""
-        worker.soft_limit = chunk.soft_limit
-        worker.hard_limit = self._clock.hard_limit = chunk.hard_limit
-        if chunk.params is not None:
-            chain.apply_params(json.loads(chunk.params))
-        if chunk.generation != worker.generation:
-            worker.begin_generation(chunk.generation)
-        if chunk.log_level != self._level:
-            self._level = chunk.log_level
-            logs.set_level(self._level)
-
-    def _labels(self) -> dict[str, Any]:
-        """Return the labels of the message in hand, if there is one."""
-        item = self._item
-        if item is None:
-            return {}
-        labelled = self._labelled  # a thread may replace it meanwhile
-        if labelled[0] != item.seq:
-            labelled = item.seq, labels(item.properties, item.body, self._spec.config.input.queue)
-            self._labelled = labelled
-        return labelled[1]
-
-    def _leaving(self, worker: Worker, done: int, memory: int) -> str:
-        """Why this Consumer should be replaced by a fresh one, if it should."""
-        config = self._spec.config
-        if worker.out_of_memory:
-            return "memory"
-        if config.max_messages and done >= config.max_messages:
-            return "max_messages"
-        if config.max_rss and memory >= config.max_rss:
-            return "max_rss"
-        return ""
-
-    def _send_in_pieces(self, bodies: list[bytes]) -> None:
-        for body in bodies:
-            for piece in self._hatch.put(body):
-                self._send(piece)
-        bodies.clear()  # they need no memory while the next message is computed
-
-    def _send(self, uplink: Uplink) -> None:
-        data = frames.pack(_encoder.encode(uplink))
-        with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
-            frames.write_all(self.up.fileno(), data)
+        lane = LaneEnd(self._queue, self._inbox)
+        self._life(self.name, self.token, self.down, self.up.fileno(), lane, self._hatch, self._outbox).live()

@@ -40,6 +40,7 @@ from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.output import HOLDS, OutputReader, no_labels
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, keep_path_safe, reap
+from mqworker.ipc.turn_end import TurnEnd
 
 END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine
 UP_HOLDS = 1 << 17  # bytes that the pipe up holds; a Consumer knows it by that, as other pipes hold half as much
@@ -227,7 +228,10 @@ class Child:
         self._loop.remove_reader(self._pidfd)
         living.discard(self.pid)
         self.death = death
+        turn_end = TurnEnd.of(self._loop)
+        turn_end.begin()  # what its last records lead to comes after the report of its death
         with contextlib.ExitStack() as steps:  # these run in reverse order, and each runs even if another raises
+            steps.callback(turn_end.end)
             steps.callback(self._gone.set)
             steps.callback(self._on_death, death)
             steps.callback(self._release)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, FrameTooLarge, pack, unread
+from mqworker.ipc.turn_end import TurnEnd
 
 BOUND = 64 << 20  # bytes that a FrameWriter keeps, and so the size of the largest frame that it accepts
 
@@ -27,6 +28,7 @@ class FrameReader:
         self._on_end = on_end
         self._parser = FrameParser()
         self._loop = asyncio.get_running_loop()
+        self._turn_end = TurnEnd.of(self._loop)
         self._open = True
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self.read)
@@ -42,13 +44,16 @@ class FrameReader:
         except OSError as error:
             self._end(f"read failed: {error.strerror}")
             return 0
-        if not data:
-            self._end("")
-            return 0
+        self._turn_end.begin()
         try:
-            self._hand_out(data)
+            if data:
+                self._hand_out(data)
+            else:
+                self._end("")
         except FrameError as error:
             self._end(str(error))
+        finally:
+            self._turn_end.end()
         return len(data)
 
     def drain(self) -> None:

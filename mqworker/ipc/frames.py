@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 HEAD = struct.Struct(">II")
 MAX_FRAME = 1 << 30
-READ_SIZE = 1 << 18
+READ_SIZE = 1 << 16  # bytes; for a block from 128 KiB on, the allocator may ask the kernel at each read
 
 
 class FrameError(Exception):

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 DEAD = frozenset("ZX")  # states of a process that no longer runs
 
@@ -46,9 +47,18 @@ def cpu(pid: int) -> int:
 
 
 def rss(pid: int) -> int:
-    """Return the resident bytes of a process, 0 when it is gone."""
+    """Return the resident bytes of a process, 0 when it is gone.
+
+    A Consumer asks after every chunk, before it sends what it has computed: with `open` it would be eleven system calls
+    instead of three.
+    """
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - after every chunk in each Consumer
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        return int(os.read(statm, 256).split()[1]) * PAGE
     except (OSError, IndexError, ValueError):
         return 0
+    finally:
+        os.close(statm)

@@ -43,8 +43,8 @@ log = logging.getLogger("mqworker.dispatch")
 class Dispatch:
     """See the module head.
 
-    `ask_turn` schedules a call of feed() after all present events, `changed` is called when there is something new to
-    report, `forward` receives the Consumers' log events.
+    `ask_turn` schedules a call of feed() after all present events, `staffed` is called when a Consumer is set up,
+    `changed` when there is something new to report; `forward` receives the Consumers' log events.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Dispatch:
         service_time: ServiceTime,
         throttle: Throttle | None,
         ask_turn: Callable[[], None],
+        staffed: Callable[[float], None],
         changed: Callable[[], None],
         forward: Callable[[LogEvent], None],
     ) -> None:
@@ -76,6 +77,7 @@ class Dispatch:
         self._register = register
         self._service_time = service_time
         self._ask_turn = ask_turn
+        self._staffed = staffed
         self._changed = changed
 
     @property
@@ -116,7 +118,7 @@ class Dispatch:
             self._roster.seated[lane.number] = lane
             if self._roster.at_work(lane):
                 self._feeding.successor.ready(lane.number, now)
-        self.fleet.reconcile(now)
+        self._staffed(now)  # not at the next tick: messages are taken from now on
         self.fleet.idled(lane)
         self._ask_turn()
         self._changed()

@@ -3,22 +3,27 @@
 Lives in the Producer, on its loop; its far end is inherited by one Consumer, which is why the Producer is its parent.
 Owns the queue with its feeder thread, which also writes large bodies into the inbox, its pipe and its named semaphores.
 Sends packed chunks, and None, the sentinel; a put never blocks, because the lane puts a chunk only when the Consumer
-has taken the previous one. A chunk for a dead Consumer is dropped silently: its messages are dispatched again. A start
-that lacks threads or descriptors raises OSError and leaves nothing behind.
+has taken the previous one: then the pipe is empty, and a chunk that it holds as a whole is written at once, without the
+feeder. A chunk for a dead Consumer is dropped silently: its messages are dispatched again. A start that lacks threads
+or descriptors raises OSError and leaves nothing behind.
 """
 
 import errno
 from multiprocessing import util
 from multiprocessing.queues import JoinableQueue
+from multiprocessing.reduction import ForkingPickler
+from queue import Full
 from typing import Any
 
 import msgspec
 
 from mqworker.consumer.inbox import Inbox
 from mqworker.ipc.consumer_messages import LARGE, Chunk
+from mqworker.ipc.pipes import capacity
 from mqworker.ipc.spawn import SPAWN
 
 CHUNKS = 1  # the size of the queue; a chunk may hold many messages
+AROUND = 4096 + 64  # bytes of the pipe that a chunk leaves: its length may have a page of its own, and pickle adds some
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -68,6 +73,7 @@ class LaneQueue:
             queue._thread = None
             self.close()
             raise OSError(errno.EAGAIN, str(error)) from None
+        self._measure()
 
     def pack(self, chunk: Chunk) -> Packed:
         """Return the chunk as it can be put."""
@@ -76,7 +82,34 @@ class LaneQueue:
 
     def put(self, chunk: Packed | None) -> None:
         """Put one chunk, or the sentinel, into an empty queue."""
-        self.far.put_nowait(chunk)
+        if chunk is not None and (isinstance(chunk, LargeChunk) or len(chunk) > self._at_once):
+            self.far.put_nowait(chunk)
+        else:
+            self._write(chunk)
+
+    def _measure(self) -> None:
+        """Note what the pipe holds: less than usual where the user's pipes have used up what the kernel gives them."""
+        queue: Any = self.far
+        self._at_once = capacity(queue._writer.fileno()) - AROUND  # bytes of a chunk
+
+    def _write(self, chunk: bytes | None) -> None:
+        """Do what `put` and then the feeder would do, here: to wake that thread takes longer than to write."""
+        queue: Any = self.far
+        if queue._closed or not queue._wlock.acquire(block=False):  # the feeder has written, and not let go of it yet
+            queue.put_nowait(chunk)
+            return
+        try:
+            if not queue._sem.acquire(block=False):
+                raise Full
+            with queue._cond:
+                queue._unfinished_tasks.release()
+            try:
+                queue._send_bytes(ForkingPickler.dumps(chunk))
+            except OSError as error:
+                queue._sem.release()
+                _drop(error, chunk)
+        finally:
+            queue._wlock.release()
 
     def consumer_started(self) -> None:
         """Close our copy of the reading end: otherwise the feeder would never notice that the pipe is broken."""

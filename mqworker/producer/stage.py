@@ -21,6 +21,7 @@ from mqworker.ipc import logs
 from mqworker.ipc.producer_messages import Desired
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.turn_end import TurnEnd
 from mqworker.producer.dispatch import Dispatch
 from mqworker.producer.intake import Intake
 from mqworker.producer.ledger import Ledger
@@ -89,6 +90,7 @@ class Stage:
             self.service_time,
             throttle,
             self.ask_turn,
+            self.reconcile,
             changed,
             forward,
         )
@@ -100,6 +102,7 @@ class Stage:
         self.publishes_lost = self.settlement.publishes_lost
         self._changed = changed
         self._loop = asyncio.get_running_loop()
+        self._turn_end = TurnEnd.of(self._loop)
         self._turn_asked = False
         self._due: asyncio.TimerHandle | None = None  # when the next delayed message may begin
         self._link_state = LinkState()  # the state that was last reported
@@ -188,7 +191,7 @@ class Stage:
         """Schedule a turn after all present events."""
         if not self._turn_asked:
             self._turn_asked = True
-            self._loop.call_soon(self._turn)
+            self._turn_end.soon(self._turn)
 
     def _turn(self) -> None:
         self._turn_asked = False

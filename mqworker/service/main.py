@@ -101,6 +101,7 @@ class Service:
         self._sources = Sources(loaded, self._wake.set, writer.put, burst=burst)
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
+        self._opening: asyncio.Task[None] | None = None  # begins to answer over HTTP
         self._paused = False
         self._paused_since: float | None = None  # wall clock
         self._started = time.time()
@@ -117,9 +118,8 @@ class Service:
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._orphans.look)
         store = Store(self._loaded.state_dir / "desired.json")
-        loading = asyncio.create_task(asyncio.to_thread(server.load))  # while the code is checked
         try:
-            document = await self._start(server, store, loading)
+            document = await self._start(server, store)
         except StartError:
             server.stop(0.0)
             raise
@@ -145,15 +145,9 @@ class Service:
         logs.report(log, logging.INFO, "stopped", f"stopped with exit code {int(code)}", exit_code=int(code))
         return code
 
-    async def _start(self, server: HttpServer, store: Store, loading: asyncio.Task[None]) -> Document | None:
-        """Return the initial desired state, once HTTP is loaded; None when a signal has ended the start."""
-
-        async def start() -> Document:
-            document = await start_up(self._loaded, server, store, self._writer.put)
-            await loading
-            return document
-
-        starting = asyncio.create_task(start())
+    async def _start(self, server: HttpServer, store: Store) -> Document | None:
+        """Return the initial desired state; None when a signal has ended the start."""
+        starting = asyncio.create_task(start_up(self._loaded, server, store, self._writer.put, self._stages.prepare))
         starting.add_done_callback(lambda _task: self._wake.set())
         while not starting.done():
             await self._wake.wait()
@@ -168,17 +162,27 @@ class Service:
         """Start the desired stages, and begin to answer over HTTP."""
         self.ending.started()
         self.document_changed()
+        self._opening = asyncio.create_task(self._open(server))
+        self._opening.add_done_callback(lambda _task: self._wake.set())
+
+    async def _open(self, server: HttpServer) -> None:
+        """Answer over HTTP, once all is loaded that this needs: the first messages do not wait for it."""
+        await asyncio.to_thread(server.load)
+        if self.ending.state != "running":
+            return
         self._control.attach(asyncio.get_running_loop(), self._operations)
-        server.start()
         imports.settle()
         url = f"http://{self._config.control.host}:{server.port}"
         brokers = ", ".join(map(redact_url, self._config.broker.urls))
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)
+        server.start()  # whoever got an answer finds the line in the log
 
     async def _serve(self) -> None:
         """Loop until the last Producer has ended or is given up."""
         due = 0.0
         while not self.ending.over(time.monotonic(), alive=self._stages.alive or self._sources.alive):
+            if self._opening is not None and self._opening.done():
+                self._opening.result()
             self._take_signals()
             now = time.monotonic()
             if now >= due:
@@ -208,6 +212,8 @@ class Service:
                 self._end(self.ending.done(code, time.monotonic()))
 
     async def _close(self, server: HttpServer) -> None:
+        if self._opening is not None:
+            await asyncio.wait([self._opening], timeout=self.ending.time_left(time.monotonic()) / 3)
         self._operations.bulk.end()
         await self._operations.bulk.ended(min(BATCH, self.ending.time_left(time.monotonic()) / 3))
         left = self.ending.time_left(time.monotonic())

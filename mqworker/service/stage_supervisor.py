@@ -3,9 +3,13 @@
 Lives in the Service's main thread, on its loop. Owns the Producer process, as a Child; its Lifecycle decides what is
 done, and when. Receives Reports; sends the StageSpec once and then Orders, and calls back with log events and changes.
 A start that fails is tried again with backoff; any other error is raised to the Service's loop.
+
+The first Producer can be prepared: it imports what it needs while the user's code is checked, and does nothing until it
+gets its first Desired. Nobody hears of one that is not needed, or dies before that.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -61,9 +65,15 @@ class StageSupervisor:
         self._lock = lock  # of this instance; every Producer holds it too
         self._document: Document
         self._child: Child | None = None
+        self._prepared: Child | None = None  # a Producer that waits for its first Desired
         self._kill_at: asyncio.TimerHandle | None = None
 
     # --- what is wanted
+
+    def prepare(self) -> None:
+        """Let a Producer import what it needs; it waits until it is wanted."""
+        with contextlib.suppress(OSError):  # it is tried again when it is wanted
+            self._prepared = self._new()
 
     def want(self, document: Document, *, paused: bool) -> None:
         """Bring about the state of the stage in this document."""
@@ -71,6 +81,8 @@ class StageSupervisor:
         self.switch.want(document.stages[self.name], time.monotonic())
         running = document.stages[self.name].running
         self._do(self.life.want(_desired(document, self.name, paused=paused), time.monotonic(), running=running))
+        if self._prepared is not None:
+            self._prepared.kill("it is not needed")
 
     def end(self, until: float) -> None:
         """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
@@ -127,17 +139,21 @@ class StageSupervisor:
 
     def _start(self, desired: Desired) -> None:
         now = time.monotonic()
-        child = Child(_reports, self._on_report, self._on_death, self._on_log)
         try:
-            with Connection(os.dup(self._lock), readable=True, writable=False) as lock:
-                child.start(Producer(self.name, lock))
+            self._child, self._prepared = self._prepared or self._new(), None
         except OSError as error:
             self.life.not_started(f"the Producer could not be started: {error.strerror}", now)
             return
-        self._child = child
-        child.send(self._spec)
-        child.send(desired)
+        self._child.send(desired)
         self.life.started(now)
+
+    def _new(self) -> Child:
+        """Start a Producer; raises OSError."""
+        child = Child(_reports, self._on_report, self._on_death, self._on_log)
+        with Connection(os.dup(self._lock), readable=True, writable=False) as lock:
+            child.start(Producer(self.name, lock))
+        child.send(self._spec)
+        return child
 
     def _send(self, order: Order) -> None:
         if self._child is not None:
@@ -173,7 +189,9 @@ class StageSupervisor:
                 self._questions.answered(report)
 
     def _on_death(self, death: Death) -> None:
-        assert self._child is not None
+        if self._child is None:
+            self._prepared = None
+            return
         why = f" ({self._child.kill_reason})" if self._child.kill_reason else ""
         self._child = None
         self._questions.producer_died()

@@ -48,6 +48,12 @@ class Stages:
         self._paused = False
         self._ending = False
 
+    def prepare(self, document: Document) -> None:
+        """Prepare for those stages to run that this document lets run."""
+        for supervisor in self._supervisors:
+            if document.stages[supervisor.name].running:
+                supervisor.prepare()
+
     def want(self, document: Document, *, paused: bool) -> None:
         """Bring this about in every stage."""
         self._document, self._paused = document, paused

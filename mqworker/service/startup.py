@@ -36,14 +36,22 @@ CHECK_DEADLINE = 60.0  # seconds for the check of the code; code that takes long
 log = logging.getLogger("mqworker.service.startup")
 
 
-async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Callable[[LogEvent], None]) -> Document:
-    """Bind the port, check the code, and store the initial desired state; returns that state."""
+async def start_up(
+    loaded: Loaded,
+    server: HttpServer,
+    store: Store,
+    on_log: Callable[[LogEvent], None],
+    prepare: Callable[[Document], None],
+) -> Document:
+    """Bind the port, check the code, and store the initial desired state; returns that state.
+
+    While the code is checked, `prepare` is called once, with what the state will be but for the code.
+    """
     await _bind(server, loaded.config.control)
     old, notes = _load(store)
     document, _ = desired_state.begin(old, loaded.config, elsewhere=loaded.elsewhere)
-    found, sources = await asyncio.gather(
-        _check_user_code(loaded, old, document, on_log), _check_sources(loaded, document, on_log)
-    )
+    checks = _check_user_code(loaded, old, document, on_log), _check_sources(loaded, document, on_log)
+    found, sources, _ = await asyncio.gather(*checks, _beside(prepare, document))
     document, more = desired_state.begin(old, loaded.config, found, elsewhere=loaded.elsewhere, sources=sources)
     for note in (*notes, *more, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
@@ -55,6 +63,12 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     for name, stage in document.stages.items():
         logs.report(log, logging.INFO, "generation", f"stage {name}: {described(stage.version)}", stage_name=name)
     return document
+
+
+async def _beside(prepare: Callable[[Document], None], document: Document) -> None:
+    """Call it once the checks are under way, for which everything waits."""
+    await asyncio.sleep(0)
+    prepare(document)
 
 
 async def _bind(server: HttpServer, control: ControlConfig) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from mqworker.brokers.base import Delivery, Publication, Topology
-from mqworker.brokers.rabbitmq import RabbitLink
+from mqworker.brokers.rabbitmq.link import RabbitLink
 from mqworker.brokers.rabbitmq.queues import attempt
 from mqworker.config.model import BrokerConfig
 from tests.brokers.harness import Recorder

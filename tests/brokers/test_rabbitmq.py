@@ -14,8 +14,6 @@ from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import (
-    RabbitAdmin,
-    RabbitLink,
     amqp_connection,
     anchor,
     exchanges,
@@ -24,8 +22,10 @@ from mqworker.brokers.rabbitmq import (
     upkeep,
 )
 from mqworker.brokers.rabbitmq import sender as sender_module
+from mqworker.brokers.rabbitmq.admin import RabbitAdmin
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.link import RabbitLink
 from mqworker.brokers.rabbitmq.placer import Placer
 from mqworker.brokers.rabbitmq.reconnector import retry_delay
 from mqworker.brokers.rabbitmq.sender import Sender

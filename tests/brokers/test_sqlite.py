@@ -18,8 +18,9 @@ from mqworker.brokers.base import (
     Publication,
     Topology,
 )
-from mqworker.brokers.sqlite import SqliteAdmin, choosing
 from mqworker.brokers.sqlite import admin as admin_module
+from mqworker.brokers.sqlite import choosing
+from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.writer import POLL
 from tests.support.sqlite_link import TOPOLOGY, opened
 from tests.support.waiting import AMPLE, until

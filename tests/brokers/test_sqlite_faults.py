@@ -15,9 +15,10 @@ from collections import Counter
 import pytest
 
 from mqworker.brokers.base import BrokerUnavailable, Placement, Topology
-from mqworker.brokers.sqlite import SqliteAdmin, SqliteLink
 from mqworker.brokers.sqlite import writer as writer_module
+from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.file import File
+from mqworker.brokers.sqlite.link import SqliteLink
 from mqworker.brokers.sqlite.session import Session
 from tests.support.sqlite_link import Recorder, opened
 from tests.support.waiting import AMPLE, until, wait_for
@@ -297,7 +298,7 @@ def test_admin_deadline(path):
 def test_dead_admin(path):
     """The reply queue of a killed admin is removed by the remaining processes."""
     code = (
-        "import asyncio, sys, pathlib; from mqworker.brokers.sqlite import SqliteAdmin;"
+        "import asyncio, sys, pathlib; from mqworker.brokers.sqlite.admin import SqliteAdmin;"
         "asyncio.run(SqliteAdmin(pathlib.Path(sys.argv[1])).call('in', b'', b'', 60))"
     )
 

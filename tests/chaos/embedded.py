@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, Publication
-from mqworker.brokers.sqlite import SqliteAdmin, store
+from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.file import File
 from tests.chaos.load import Queues
 from tests.chaos.records import Outcome, Round

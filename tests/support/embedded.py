@@ -151,9 +151,13 @@ def curl(port: int, method: str, path: str, data: bytes | None = None, timeout: 
 
 
 def port(service: ServiceProcess) -> int:
-    """Return the TCP port of the last start."""
-    started = [event["url"] for event in service.events() if event["event"] == "started"]
-    return int(started[-1].rpartition(":")[2])
+    """Return the TCP port of the last start, which its log tells soon."""
+
+    def started() -> str | None:
+        starts = [event for event in service.events() if event["event"] in {"starting", "started"}]
+        return starts[-1].get("url") if starts else None
+
+    return int(wait_for(started, 20, "the service to tell its port").rpartition(":")[2])
 
 
 def put(service: ServiceProcess, path: str, body: Any = None, method: str = "PUT") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mqworker.brokers.base import Delivery, LinkState, Placement, Publication, Topology
-from mqworker.brokers.sqlite import SqliteLink
+from mqworker.brokers.sqlite.link import SqliteLink
 from tests.support.waiting import AMPLE, until
 
 TOPOLOGY = Topology("in", Placement("out", "exchange", "key"), "in.dlq")

@@ -18,9 +18,3 @@
 
 Everything runs on the asyncio loop of the process that owns it.
 """
-
-from mqworker.brokers.rabbitmq.admin import RabbitAdmin
-from mqworker.brokers.rabbitmq.link import RabbitLink
-from mqworker.brokers.rabbitmq.outlet import RabbitOutlet
-
-__all__ = ["RabbitAdmin", "RabbitLink", "RabbitOutlet"]

@@ -31,6 +31,7 @@ from mqworker.brokers.rabbitmq.loop_adapter import LoopAdapter
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # the Link reports each reason once, as `Lost` carries it
 
 ANSWER_DEADLINE = 8.0  # seconds that a broker may take to answer a request before its connection is given up
+READ_SIZE = 1 << 18  # bytes that are read at once, at most
 FRAME_SLACK = 1 << 17  # bytes of a frame that are always accepted, before the size is negotiated
 
 
@@ -61,7 +62,7 @@ class RawProperties:
         return [self.block or b"\0\0"]
 
 
-class AmqpConnection(asyncio.Protocol, LoopAdapter):
+class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
     """A connection that is being opened, is open, or has ended for good."""
 
     def __init__(self, parameters: Any) -> None:
@@ -69,6 +70,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         self._error: Lost | None = None  # why it ended (pika reads it too)
         self.deliveries: dict[int, Deliveries] = {}  # by channel number
         self._frame_buffer = b""  # pika's name for the bytes of an incomplete frame
+        self._read = memoryview(bytearray(READ_SIZE))
         self._answers = AnswerClock[asyncio.Future[Any]]()
         self.waited = self._answers.waited
         self.on_blocked: Callable[[], None] = lambda: None
@@ -154,7 +156,19 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         self._socket = transport
         self._on_stream_connected()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's interface
+        """Return where to put what is read; a new block for each read might come from the kernel, and go back to it."""
+        return self._read
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take over what was read."""
+        self._turn_end.begin()
+        try:
+            self._received(bytes(self._read[:nbytes]))
+        finally:
+            self._turn_end.end()
+
+    def _received(self, data: bytes) -> None:
         """Pass complete frames to pika; an exception in pika ends this connection and nothing else."""
         self.bytes_received += len(data)
         buffer = self._frame_buffer + data if self._frame_buffer else data

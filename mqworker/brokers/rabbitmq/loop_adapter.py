@@ -13,6 +13,8 @@ from typing import Any
 
 import pika.connection
 
+from mqworker.ipc.turn_end import TurnEnd
+
 TURN_BYTES = 1 << 22  # bytes of large messages after which the loop has its turn: two milliseconds
 
 
@@ -21,6 +23,7 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
 
     def __init__(self, parameters: Any, on_open: Any, on_error: Any, on_close: Any) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn_end = TurnEnd.of(self._loop)
         self._socket: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._before: deque[Iterator[bytes]] = deque()  # what has to be written before `_out`
@@ -62,7 +65,7 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
     def _emit_gradually(self, frames: Iterator[bytes]) -> None:
         out, self._out = self._out, []
         if not self._before and not out:
-            self._loop.call_soon(self._flush)
+            self._turn_end.soon(self._flush)
         self._before += (iter(out), frames)
 
     # -- what pika calls
@@ -85,5 +88,5 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._out and not self._before:
-            self._loop.call_soon(self._flush)
+            self._turn_end.soon(self._flush)
         self._out.append(data)

@@ -21,6 +21,7 @@ from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentDestinations
 from mqworker.brokers.rabbitmq.fast_frames import PIECE, encode_in_pieces, encode_publish
+from mqworker.ipc.turn_end import TurnEnd
 
 # A channel of RabbitMQ 3.10 whose first publication into a quorum queue comes while its leader is away may go on asking
 # that member, and refuse everything, for as long as its node is away. Another channel then works.
@@ -56,6 +57,7 @@ class Sender:
         self._destination = destination
         self._returned_to = returned
         self._loop = asyncio.get_running_loop()
+        self._turn_end = TurnEnd.of(self._loop)
         self._sequence = 0
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
         self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
@@ -161,7 +163,7 @@ class Sender:
                 if self._nacked:
                     self._nacked.pop(self._destination(pending.publication), None)
                 if not self._confirmed:
-                    self._loop.call_soon(self._pass_on_confirmed)
+                    self._turn_end.soon(self._pass_on_confirmed)
                 self._confirmed.append(pending.publish_id)
         if self.careful:
             self._send_next()

@@ -13,9 +13,3 @@ What was confirmed has been synced to the disk.
     outlet.py   the Outlet of a source, with a thread of its own
     admin.py    the Admin
 """
-
-from mqworker.brokers.sqlite.admin import SqliteAdmin
-from mqworker.brokers.sqlite.link import SqliteLink
-from mqworker.brokers.sqlite.outlet import SqliteOutlet
-
-__all__ = ["SqliteAdmin", "SqliteLink", "SqliteOutlet"]

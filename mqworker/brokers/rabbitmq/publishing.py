@@ -13,6 +13,7 @@ time to time one of them goes out alone, to see whether the queue answers again.
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -94,7 +95,7 @@ class Publishing:
 
     def publish(self, publish_id: int, publication: Publication, later: float = 0.0) -> None:
         """Send it, keep it until it can be sent, or refuse it; its deadline is `later` seconds later than usual."""
-        sender, connection, now = self._sender, self._connection, self._loop.time()
+        sender, connection, now = self._sender, self._connection, time.monotonic()  # what the loop's clock is
         size, silent = len(publication.body), self._silent
         if self._route.altered:
             publication = self._route.of(publication)
@@ -105,7 +106,7 @@ class Publishing:
         elif size > self._largest:
             reason = f"too large: {size} bytes, the broker takes {self._largest}"
             self._sink.refused(publish_id, reason, too_large=True)
-        elif len(publication.properties) + HEADER_FRAME > connection.params.frame_max:
+        elif len(publication.properties) + HEADER_FRAME > sender.frame_max:
             reason = f"too large: {len(publication.properties)} bytes of properties and headers"
             self._sink.refused(publish_id, reason, too_large=True)
         elif silent.entries and silent.closed(where := self._destination(publication), now):

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from mqworker.amqp.headers import HEADER_FRAME, ROOM
 from mqworker.brokers.base import Publication, PublishAnswers, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOverdue, Lost
@@ -179,7 +181,7 @@ class Publishing:
     def _detour(self, publication: Publication, now: float) -> Publication:
         """Skip a delay queue that does not answer: the next one has twice the delay."""
         while publication.delay and self._silent.closed(self._destination(publication), now):
-            publication = publication._replace(delay=2 * publication.delay)
+            publication = replace(publication, delay=2 * publication.delay)
         return publication
 
     def _send_prepared(self, pending: Pending) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pika.spec
+from msgspec.structs import replace
 
 from mqworker.brokers.base import Publication, PublishAnswers
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
@@ -115,7 +116,7 @@ class Sender:
         self._sequence += 1
         if self.careful:
             self._alone = self._sequence
-            pending = pending._replace(since=self._loop.time())
+            pending = replace(pending, since=self._loop.time())
         self._sent[self._sequence] = pending
 
     def hand_back(self) -> list[Pending]:

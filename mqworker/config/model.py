@@ -284,7 +284,7 @@ class StageConfig(_Base, frozen=True):
             default="derived from the service time; on a quorum queue 64 per Consumer, at most 1,000",
         ),
     ] = None
-    queue_size: Annotated[int, Meta(ge=1, le=4096), about("Capacity of a lane, in messages.")] = 64
+    queue_size: Annotated[int, Meta(ge=1, le=4096), about("Capacity of a lane, in messages.")] = 128
     max_held_bytes: Annotated[Bytes, about("Limit on the bodies inside the process tree, in bytes.")] = 256 * MIB
     time_limit: TimeLimitConfig = TimeLimitConfig()
     retry: RetryConfig = RetryConfig()

@@ -21,7 +21,7 @@ from mqworker.producer.entry import Entry, Isolation
 from mqworker.producer.lane import Lane
 from mqworker.producer.lane_seats import LaneSeats
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
+from mqworker.producer.pacing import AHEAD_BYTES, AHEAD_LEAST, ServiceTime, chunk_size, may_wait
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.revoking import Revoking
 from mqworker.producer.roster import Roster
@@ -108,7 +108,7 @@ class Feeding:
             if first is None or first.weight > AHEAD_BYTES or first.isolation is not Isolation.NONE:
                 return
             most = min(chunk_size(high, ledger.backlog.ready, working, bound), room)
-            if most < chunk_size(high, bound, 1, bound):
+            if most < min(AHEAD_LEAST, chunk_size(high, bound, 1, bound)):
                 return
             seq, began = lane.in_hand()
             if lane.number in self.revoking or self._behind(lane):

@@ -13,6 +13,7 @@ from mqworker.ipc.histogram import Histogram
 
 CHUNK_SECONDS = 0.016  # work that a chunk should carry
 TOGETHER_SECONDS = 0.001  # work that is not divided among Consumers: each chunk costs them and us some 0.2 ms of CPU
+AHEAD_LEAST = 64  # messages of a chunk that is put behind another one, unless a full chunk has fewer
 AHEAD_BYTES = 1 << 16  # the largest message that may wait behind another in a lane
 HELD_SECONDS = 1.0  # work that the prefetch should keep ready for each Consumer
 PREFETCH_MAX = 1000

@@ -191,7 +191,7 @@ def test_order_of_sources():
     """Default < file < environment < flags, and each value knows its source."""
     name = "MQWORKER_STAGES__S__QUEUE_SIZE"
     cases = [
-        ("", {}, {}, 64, "default"),
+        ("", {}, {}, 128, "default"),
         ("queue_size = 1", {}, {}, 1, "mqworker.toml:4"),
         ("queue_size = 1", {name: "2"}, {}, 2, f"environment {name}"),
         ("queue_size = 1", {name: "2"}, {"stages.s.queue_size": 3}, 3, "flag"),

@@ -139,7 +139,8 @@ class ResultMessages:
         derived = ""
         if not properties.message_id:
             derived = derived_id(properties, item.properties, item.body, self._config.input.queue)
-        headers.strip_for_result(properties)
+        if properties.headers:
+            headers.strip_for_result(properties)
         properties.content_encoding = properties.expiration = properties.user_id = None
         properties.delivery_mode = 2
         properties.timestamp = int(time.time())
@@ -147,7 +148,7 @@ class ResultMessages:
         if derived:
             properties.message_id, table[headers.DERIVED_ID] = derived, True
         stamp = self._stamp
-        stamp[headers.DURATION] = milliseconds = b"d" + _DOUBLE.pack(round(duration * 1000, 3))
+        stamp[headers.DURATION] = milliseconds = b"d" + _DOUBLE.pack(int(duration * 1e6 + 0.5) / 1000)
         stamp[headers.ATTEMPT] = number = _FIRST if attempt == 1 else encode_value(attempt)
         table.stamp(stamp, self._same + _DURATION + milliseconds + _ATTEMPT + number)
 

@@ -35,6 +35,7 @@ from mqworker.jobs.plain import nan_at, plain, with_plain_keys
 
 BINARY: Final = "binary"  # content_encoding of results that are no text: without it kombu decodes them as UTF-8
 
+_BYTES = (bytes, bytearray, memoryview)  # a union would be made at each use
 _PLAIN_ENCODINGS = frozenset(("", "identity", "binary", "8bit", "7bit", "utf-8", "utf8"))
 _NOT_HERE = frozenset(("zstd", "zstandard", "application/zstd", "br", "brotli", "application/x-brotli"))
 _UTF8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
@@ -148,7 +149,7 @@ def _encode(value: Any, codec: str, nan: str) -> tuple[bytes, str]:
         if codec in _OWN_BYTES:
             convert, content_type = _OWN_BYTES[codec]
             return _shallow(convert, value), content_type
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, _BYTES):
             return bytes(value), BYTES_TYPE
         if codec == "json":
             if nan == "error":
@@ -177,7 +178,7 @@ def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
     Bytes are sent unchanged, and so is text, in the charset of the content type. Other values are encoded, for a type
     of JSON or MessagePack; arrays also for application/x-npy.
     """
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _BYTES):
         return bytes(value)
     codec, charset = codec_of(content_type), charset_of(content_type) or "utf-8"
     if codec == "msgpack":

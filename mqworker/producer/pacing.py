@@ -20,7 +20,7 @@ PREFETCH_MAX = 1000
 FIXED_EACH = 64  # messages for each Consumer on a queue where the prefetch must not change (decisions 9)
 ORDERED_LEAST = 256  # messages; frequent keys need room for others between theirs
 QUANTILE = 0.95
-SHORTEST = 2.0**-21  # seconds; used instead of zero, for which frexp returns no magnitude
+SHORTEST = 2.0**-21  # seconds; nothing counts as shorter
 WINDOW = 512  # observations after which all older ones are halved
 
 
@@ -38,7 +38,7 @@ class ServiceTime:
         """Count one message."""
         self.histogram.observe(seconds)
         self.count += 1
-        self._recent[min(39, max(0, math.frexp(seconds or SHORTEST)[1] + 20))] += 1
+        self._recent[min(39, math.frexp(max(seconds, SHORTEST))[1] + 20)] += 1
         self._weight += 1
         self._total += seconds
         if self._weight >= WINDOW:

@@ -1,21 +1,24 @@
 """One waitress server on a listening socket, with what waitress lacks.
 
 Runs in one thread (all input and output of the listener) and in waitress's task threads (the app). Added here: health
-has a separate task thread, so that it never waits behind other requests; the size limit of a body depends on its path
-and is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not
-read, ends its connection; idle connections are closed sooner when there are too many; a client whose body is refused
-can read why; stopping takes bounded time.
+has a separate task thread, so that it never waits behind other requests; what sends has a few of its own and queues for
+them, so that nothing else waits behind a broker that does not confirm; the size limit of a body depends on its path and
+is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not read,
+ends its connection; idle connections are closed sooner when there are too many; a client whose body is refused can read
+why; stopping takes bounded time.
 """
 
 import contextlib
 import copy
 import logging
 import math
+import re
 import resource
 import socket
 import threading
 import time
 from typing import Any
+from urllib.parse import parse_qsl
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -36,6 +39,7 @@ ARRIVAL = 30.0  # seconds for a request to arrive whole
 UNREAD = 30.0  # seconds that a client may leave its answer unread
 LINGER = 10.0  # seconds in which the rest of a refused body is thrown away
 HEALTH = frozenset(f"{at}/{name}" for at in ("", API) for name in ("livez", "readyz"))
+SENDS = re.compile(rf"{API}/stages/[^/]+/messages")
 MESSAGES = "/messages"  # the end of the paths that take large bodies
 LINES_BODY = 4 << 20  # bytes of a body whose lines are messages, also where each of them must be smaller
 
@@ -122,12 +126,18 @@ class _Rules:
 
     channel_class = _Channel
     health: ThreadedTaskDispatcher
+    sends: ThreadedTaskDispatcher
 
     def add_task(self: Any, channel: Any) -> None:
         """Queue a request for a task thread; called by the input thread and by task threads."""
-        path = getattr(channel.requests[0], "path", "")  # one whose head cannot be parsed has none
-        lane = self.health if path in HEALTH else self.task_dispatcher
-        lane.add_task(channel)
+        request = channel.requests[0]
+        path = getattr(request, "path", "")  # one whose head cannot be parsed has none
+        if path in HEALTH:
+            self.health.add_task(channel)
+        elif SENDS.fullmatch(path) and request.command == "POST" and not _waits(request.query):
+            self.sends.add_task(channel)
+        else:
+            self.task_dispatcher.add_task(channel)
 
     def handle_accept(self: Any) -> None:
         """Accept all waiting connections, up to a bound: each iteration of the loop examines every connection."""
@@ -158,12 +168,13 @@ class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]  # as above
 class Listener:
     """A server and its thread; `app` answers the requests."""
 
-    def __init__(self, app: Wsgi, listening: socket.socket, threads: int, max_body: int) -> None:
+    def __init__(self, app: Wsgi, listening: socket.socket, threads: int, sends: int, max_body: int) -> None:
+        """`threads` answer everything but health, and but what sends, which has so many others."""
         self._map: dict[int, Any] = {}
         adjustments = _adjustments(max_body)
         kind = _UnixServer if listening.family == socket.AF_UNIX else _TcpServer
-        dispatcher, health = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
-        self._dispatchers = (dispatcher, health)
+        dispatcher, health, sending = (ThreadedTaskDispatcher() for _ in range(3))
+        self._dispatchers = (dispatcher, health, sending)
         self._server = kind(
             app,
             self._map,
@@ -173,9 +184,10 @@ class Listener:
             bind_socket=False,
             sockinfo=(listening.family, listening.type, listening.proto, listening.getsockname()),
         )
-        self._server.health = health
+        self._server.health, self._server.sends = health, sending
         dispatcher.set_thread_count(threads)
         health.set_thread_count(1)
+        sending.set_thread_count(sends)
         self._over = threading.Event()
         self._end = 0.0  # when stop gives up
         self._thread = threading.Thread(target=self._run, name=f"http-{listening.family.name}", daemon=True)
@@ -191,8 +203,6 @@ class Listener:
         self._end = time.monotonic() + deadline
         self._over.set()
         self._server.pull_trigger()
-        for dispatcher in self._dispatchers:
-            dispatcher.set_thread_count(0)
 
     def join(self, deadline: float) -> None:
         """Wait at most `deadline` seconds for the thread to end."""
@@ -208,6 +218,8 @@ class Listener:
         self._server.socket.close()
         while self._busy() and time.monotonic() < self._end:
             self._turn(0.05)
+        for dispatcher in self._dispatchers:  # not sooner: they also answer what has queued for them
+            dispatcher.set_thread_count(0)
         for channel in list(self._server.active_channels.values()):
             _quietly(channel.handle_close)
 
@@ -220,6 +232,10 @@ class Listener:
         except Exception:
             log.exception("an error in the control server's loop", extra={"event": "http_failed"})
             self._over.wait(0.1)
+
+
+def _waits(query: str) -> bool:
+    return any(name == "wait" for name, _ in parse_qsl(query, keep_blank_values=True))
 
 
 def _quietly(close: Any) -> None:

@@ -25,6 +25,7 @@ CALLS = 8  # calls that may wait at the same time, on each listener
 SLOW = 6  # calls at the same time that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
 TCP_SENDS, UNIX_SENDS = 8, 4  # sends at the same time; they go through one broker admin, so more are no faster
+UNANSWERED = ("deadline", "unavailable")  # kinds of errors of a send to which the broker has said nothing
 SOON = 2  # seconds after which a caller may try again
 QUIET = 60.0  # seconds between two log lines about refusals
 
@@ -38,8 +39,8 @@ class Places:
         self.calls, self.streams, self.sends = calls, streams, sends
         self._lock = threading.Lock()
         self._sending = 0  # sends under way
-        self._answered = 0  # sends to which the broker, or the broker admin, has said anything
-        self._silent = False  # one has waited for its whole deadline, and meanwhile none was answered
+        self._answered = 0  # sends to which the broker has said anything
+        self._silent = False  # one was not answered, and neither was any other meanwhile
         self._waiting = self._slow = 0
         self.running = dict.fromkeys(KINDS, 0)  # streams, by their kind
         self.refused = 0  # streams
@@ -95,7 +96,7 @@ class Places:
         try:
             yield
         except ControlError as error:
-            unanswered = error.kind == "deadline"
+            unanswered = error.kind in UNANSWERED
             raise
         finally:
             with self._lock:

@@ -14,7 +14,7 @@ import pytest
 
 from mqworker.control.desired_state import SetConsumers
 from mqworker.control.errors import ControlError
-from mqworker.http.places import CALLS, SLOW, TCP_SENDS, TCP_STREAMS, UNIX_STREAMS, Places
+from mqworker.http.places import CALLS, SLOW, TCP_SENDS, TCP_STREAMS, UNANSWERED, UNIX_STREAMS, Places
 from mqworker.http.problems import Problem
 from mqworker.http.sending import SEND_DEADLINE
 from mqworker.ipc.records import LogEvent
@@ -256,9 +256,10 @@ def test_sends_are_not_refused_while_the_broker_confirms(service):
     assert statuses == [202] * len(sends)
 
 
-def test_the_broker_is_silent_only_when_no_send_is_answered():
+@pytest.mark.parametrize("kind", UNANSWERED)
+def test_the_broker_is_silent_only_when_no_send_is_answered(kind):
     """One send without an answer proves nothing while others have theirs; alone it does, until the next has one."""
-    places, lost = Places(0, 0, 2), ControlError("deadline", "no answer")
+    places, lost = Places(0, 0, 2), ControlError(kind, "no answer")
     slow, other = places.sending(), places.sending()
     slow.__enter__()
     with places.sending():

@@ -248,7 +248,7 @@ def test_sends_are_not_refused_while_the_broker_confirms(service):
     def send() -> None:
         statuses.append(service.ask_unix("POST", "/api/v1/stages/alpha/messages", {}).status)
 
-    sends = [threading.Thread(target=send) for _ in range(24)]
+    sends = [threading.Thread(target=send) for _ in range(30)]
     for each in sends:
         each.start()
     for each in sends:

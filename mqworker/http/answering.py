@@ -39,13 +39,13 @@ class Answering:
         self._logins.url = _url(host, port)
         places = self.api.tcp
         access = Access(self._app, names, self._identify, places)
-        return Listener(access, listening, places.threads + SPARE, places.sends, self._max_body)
+        return Listener(access, listening, places, SPARE, self._max_body)
 
     def over_unix(self, listening: socket.socket) -> Listener:
         """Return the listener on the unix socket, not yet started."""
         places = self.api.unix
         access = Access(self._app, UNIX_HOSTS, _is_owner, places)
-        return Listener(access, listening, places.threads + UNIX_SPARE, places.sends, self._max_body)
+        return Listener(access, listening, places, UNIX_SPARE, self._max_body)
 
     def _identify(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
         environ[CALLER] = caller = self._logins.identify(environ)

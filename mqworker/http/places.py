@@ -6,7 +6,8 @@ Their places are apart, so that neither a page with many tabs nor a broker that 
 pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
 
 Calls that send without waiting for a result have a few threads of their own (serving.py), and queue for them in front
-of the app. What is counted of them here is whether the broker confirms anything: only if it does not are they refused.
+of the app. Of those that send many lines only two are with the broker at a time: a dozen share it so that none of them
+is confirmed within its deadline. Counted here is whether the broker answers at all: only if not are sends refused.
 """
 
 import logging
@@ -24,7 +25,8 @@ KINDS = ("feed", "logs", "events")  # of streams
 CALLS = 8  # calls that may wait at the same time, on each listener
 SLOW = 6  # calls at the same time that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
-TCP_SENDS, UNIX_SENDS = 8, 4  # sends at the same time; they go through one broker admin, so more are no faster
+TCP_SENDS, UNIX_SENDS = 8, 4  # requests at the same time that send one message
+LINES_SENDS = 2  # those that send many, on each listener; they share the broker, so with more each takes longer
 UNANSWERED = ("deadline", "unavailable")  # kinds of errors of a send to which the broker has said nothing
 SOON = 2  # seconds after which a caller may try again
 QUIET = 60.0  # seconds between two log lines about refusals

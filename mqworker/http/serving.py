@@ -28,6 +28,7 @@ from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from mqworker.http.access import HEADERS, Wsgi
+from mqworker.http.places import LINES_SENDS, Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 
@@ -127,17 +128,18 @@ class _Rules:
     channel_class = _Channel
     health: ThreadedTaskDispatcher
     sends: ThreadedTaskDispatcher
+    lines: ThreadedTaskDispatcher
 
     def add_task(self: Any, channel: Any) -> None:
         """Queue a request for a task thread; called by the input thread and by task threads."""
         request = channel.requests[0]
         path = getattr(request, "path", "")  # one whose head cannot be parsed has none
-        if path in HEALTH:
-            self.health.add_task(channel)
-        elif SENDS.fullmatch(path) and request.command == "POST" and not _waits(request.query):
-            self.sends.add_task(channel)
-        else:
-            self.task_dispatcher.add_task(channel)
+        lane = self.health if path in HEALTH else self.task_dispatcher
+        if SENDS.fullmatch(path) and request.command == "POST":
+            given = {name for name, _ in parse_qsl(request.query, keep_blank_values=True)}
+            if "wait" not in given:
+                lane = self.lines if "each" in given else self.sends
+        lane.add_task(channel)
 
     def handle_accept(self: Any) -> None:
         """Accept all waiting connections, up to a bound: each iteration of the loop examines every connection."""
@@ -168,13 +170,13 @@ class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]  # as above
 class Listener:
     """A server and its thread; `app` answers the requests."""
 
-    def __init__(self, app: Wsgi, listening: socket.socket, threads: int, sends: int, max_body: int) -> None:
-        """`threads` answer everything but health, and but what sends, which has so many others."""
+    def __init__(self, app: Wsgi, listening: socket.socket, places: Places, spare: int, max_body: int) -> None:
+        """`spare` threads are left for other calls when all places are taken."""
         self._map: dict[int, Any] = {}
         adjustments = _adjustments(max_body)
         kind = _UnixServer if listening.family == socket.AF_UNIX else _TcpServer
-        dispatcher, health, sending = (ThreadedTaskDispatcher() for _ in range(3))
-        self._dispatchers = (dispatcher, health, sending)
+        dispatcher, health, sends, lines = (ThreadedTaskDispatcher() for _ in range(4))
+        self._dispatchers = (dispatcher, health, sends, lines)
         self._server = kind(
             app,
             self._map,
@@ -184,10 +186,11 @@ class Listener:
             bind_socket=False,
             sockinfo=(listening.family, listening.type, listening.proto, listening.getsockname()),
         )
-        self._server.health, self._server.sends = health, sending
-        dispatcher.set_thread_count(threads)
+        self._server.health, self._server.sends, self._server.lines = health, sends, lines
+        dispatcher.set_thread_count(places.threads + spare)
         health.set_thread_count(1)
-        sending.set_thread_count(sends)
+        sends.set_thread_count(places.sends)
+        lines.set_thread_count(LINES_SENDS)
         self._over = threading.Event()
         self._end = 0.0  # when stop gives up
         self._thread = threading.Thread(target=self._run, name=f"http-{listening.family.name}", daemon=True)
@@ -232,10 +235,6 @@ class Listener:
         except Exception:
             log.exception("an error in the control server's loop", extra={"event": "http_failed"})
             self._over.wait(0.1)
-
-
-def _waits(query: str) -> bool:
-    return any(name == "wait" for name, _ in parse_qsl(query, keep_blank_values=True))
 
 
 def _quietly(close: Any) -> None:

@@ -38,7 +38,7 @@ reason_option = click.option("--reason", metavar="REASON", help="All with this r
 
 
 def parsed(filters: tuple[str, ...], reason: str | None = None) -> dict[str, Any]:
-    """Return the filter that options ask for; raises UsageError, also for one that is empty and so fits every letter."""
+    """Return the filter that options ask for; raises UsageError, also for an empty one: every letter fits that."""
     if reason == "":
         raise click.UsageError(f"--reason has no value: it would select every dead letter. {EMPTY}")
     found: dict[str, Any] = {"reason": reason} if reason else {}

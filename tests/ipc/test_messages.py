@@ -102,7 +102,7 @@ def test_a_record_is_frozen(kind):
 
 
 def test_all_that_these_modules_define_is_a_record():
-    """So no record goes untested because it is of another kind; a NamedTuple is tested with the record that holds it."""
+    """So none goes untested because it is of another kind; a NamedTuple is tested with the record that holds it."""
     named_tuples = {kind for kind in CLASSES if issubclass(kind, tuple) and hasattr(kind, "_fields")}
     assert set(CLASSES) - set(RECORDS) - named_tuples == STAYS
 

@@ -20,6 +20,7 @@ from decimal import Decimal
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import astuple
 
 _OCTETS = tuple(bytes((number,)) for number in range(256))
 MAX_DEPTH = 32  # tables and arrays nested deeper than this are returned as raw bytes: most libraries recurse
@@ -311,9 +312,8 @@ class Properties(msgspec.Struct):
         try:
             if block:
                 pos = 2
-                for name in _present(block[0] << 8 | block[1]):
-                    size = _FIXED_PROPERTIES.get(name)
-                    if size is not None:
+                for name, size in _present(block[0] << 8 | block[1]):
+                    if size:
                         values[name] = int.from_bytes(block[pos : pos + size])
                         pos += size
                     elif name != "headers":
@@ -336,9 +336,10 @@ class Properties(msgspec.Struct):
     def encode(self) -> bytes:
         """Return the block; raises ValueError when a value does not fit its field."""
         flags, block = 0, b""
-        for value, (bit, size, text) in zip(msgspec.structs.astuple(self), _LAYOUT, strict=False):  # faster than True
+        for place, value in enumerate(astuple(self)):
             if value is None:
                 continue
+            bit, size, text = _LAYOUT[place]
             if text:
                 block += _short(value)
             elif size:
@@ -365,13 +366,16 @@ _FIXED_PROPERTIES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 _LAYOUT = tuple(  # for each property: its flag, its size if fixed, whether it is a short string
     (bit, _FIXED_PROPERTIES.get(name, 0), name not in {"headers", *_FIXED_PROPERTIES}) for bit, name in _NAMES.items()
 )
-_PLANS: dict[int, tuple[str, ...]] = {}  # at most 2**14 entries: flags to the names they announce
+_PLANS: dict[int, tuple[tuple[str, int], ...]] = {}  # at most 2**14 entries: see `_present`
 
 
-def _present(flags: int) -> tuple[str, ...]:
+def _present(flags: int) -> tuple[tuple[str, int], ...]:
+    """Return the names that the flags announce, each with its size if that is fixed, else 0."""
     plan = _PLANS.get(flags)
     if plan is None:
         if flags & 3:
             raise MalformedProperties("the flags announce properties that AMQP 0-9-1 does not have")
-        plan = _PLANS[flags] = tuple(name for bit, name in _NAMES.items() if flags & bit)
+        plan = _PLANS[flags] = tuple(
+            (name, _FIXED_PROPERTIES.get(name, 0)) for bit, name in _NAMES.items() if flags & bit
+        )
     return plan

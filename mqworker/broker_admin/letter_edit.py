@@ -5,6 +5,7 @@ property, stay as the message's sender wrote them, byte for byte.
 """
 
 import msgspec
+from msgspec.structs import replace
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication, decode_or_refuse
@@ -29,4 +30,4 @@ def edited(replay: Publication, body: bytes, changes: LetterEdit) -> Publication
             message.headers.pop(name, None)
         else:
             message.headers[name] = value
-    return replay._replace(properties=message.encode(), body=body)
+    return replace(replay, properties=message.encode(), body=body)

@@ -49,7 +49,7 @@ __all__ = [
 CONNECTING = "connecting"  # the reason of a Link that has begun to connect, and has not failed yet
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One message as the broker delivered it; `(epoch, tag)` is the only way to settle it."""
 
     epoch: int  # counts the consuming sessions of this Link; tags of an older epoch are void
@@ -61,7 +61,7 @@ class Delivery(NamedTuple):
     routing_key: str
 
 
-class Publication(NamedTuple):
+class Publication(msgspec.Struct, frozen=True, gc=False):
     """One message to publish: persistent, confirmed, and returned when it has no route (if `mandatory`)."""
 
     exchange: str

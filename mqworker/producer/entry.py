@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import msgspec
+
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.producer.blame import Doubt
 
@@ -41,7 +43,7 @@ class Isolation(IntEnum):
 Work = tuple[float, float, int, int, str]  # a plain one: it is made for each message
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """How a delivery is settled: `outcome` is its name in the counters; without publications it settles at once."""
 
     outcome: str  # result | dropped | retried | dead | renewed
@@ -93,7 +95,10 @@ class Entry:
 
     def __init__(self, seq: int, delivery: Delivery, isolation: Isolation, now: float) -> None:
         self.seq = seq
-        self.epoch, self.tag, self.properties, self.body, self.redelivered, self.exchange, self.routing_key = delivery
+        self.epoch, self.tag = delivery.epoch, delivery.tag
+        self.properties, self.body = delivery.properties, delivery.body
+        self.redelivered = delivery.redelivered
+        self.exchange, self.routing_key = delivery.exchange, delivery.routing_key
         self.isolation = isolation
         self.received = now
         self.state = HELD
@@ -125,10 +130,9 @@ class Entry:
         if self.original is not None:
             size += len(self.original)
         if self.plan is not None:
-            _, publications, replies = self.plan
-            for publication in publications:
+            for publication in self.plan.publications:
                 size += len(publication.body) + len(publication.properties)
-            for publication in replies:
+            for publication in self.plan.replies:
                 size += len(publication.body) + len(publication.properties)
         return size
 

@@ -106,7 +106,7 @@ class Ledger:
         entry = Entry(next(self._numbers), delivery, isolation, now)
         self._entries[entry.seq] = entry
         self.acks.opened(entry)
-        self.held_bytes.weigh(entry, entry.size)
+        self.held_bytes.weigh(entry, len(entry.body) + len(entry.properties))
         if self._ordering is not None:
             self._ordering.stand(entry, delivery)
         self.backlog.add(entry)

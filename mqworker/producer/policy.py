@@ -7,6 +7,8 @@ A message that keeps its place in an order is not published for its next attempt
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
@@ -27,11 +29,12 @@ CRASH_RUNG = 1  # seconds until a message that killed its Consumer comes back th
 WORN = 18  # redeliveries; by default a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
 LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
 RETRIED = frozenset({"error", "timeout", "memory"})
+_CRASHES = headers.CRASHES.encode()
 
 
 def isolation(properties: bytes) -> Isolation:
     """Return how a message must be isolated: one that has killed a Consumer is alone in its chunk."""
-    return Isolation.CHUNK if headers.CRASHES.encode() in properties else Isolation.NONE
+    return Isolation.CHUNK if _CRASHES in properties else Isolation.NONE
 
 
 def retry_delay(retry: RetryConfig, attempt: int, chance: float) -> int:
@@ -138,7 +141,7 @@ def plan_too_large(entry: Entry, reason: str, stage: StageConfig, about: Circums
     size. The failure is None if the one that led to the plan still stands.
     """
     assert entry.plan is not None
-    outcome, publications, _ = entry.plan
+    outcome, publications = entry.plan.outcome, entry.plan.publications
     if outcome == "result":
         return _oversized(entry, publications, reason, stage, about)
     (publication,) = publications
@@ -147,7 +150,7 @@ def plan_too_large(entry: Entry, reason: str, stage: StageConfig, about: Circums
         return None, Plan(outcome, (dead_letter_in(entry, properties, stage, about.room),))
     block = fitted(properties, about.room)
     if len(block) <= about.room or outcome == "dead":
-        return None, Plan(outcome, (publication._replace(properties=block),))
+        return None, Plan(outcome, (replace(publication, properties=block),))
     failure = Failure(
         "oversized", "TooLarge", "the headers of the message leave no room to count its attempts", final=True
     )

@@ -13,7 +13,9 @@ few numbers, and each part of them would need most of those.
 import heapq
 import operator
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from mqworker.brokers.base import Publication
 from mqworker.ipc.histogram import Histogram
@@ -27,14 +29,14 @@ REPUBLISH_FIRST = 0.5  # seconds until a refused publication is published again,
 REPUBLISH_MAX = 15.0  # ... up to this
 
 
-class Publish(NamedTuple):
+class Publish(msgspec.Struct, frozen=True, gc=False):
     """Publish this; the broker's answer comes back as confirmed(publish_id) or refused(publish_id)."""
 
     publish_id: int
     publication: Publication
 
 
-class PublishTogether(NamedTuple):
+class PublishTogether(msgspec.Struct, frozen=True, gc=False):
     """Publish all of these, which belong to one delivery; each is answered like the one of a Publish."""
 
     publish_ids: tuple[int, ...]
@@ -215,10 +217,10 @@ class Publications:
         assert entry.plan is not None
         if entry.unit is not None and not self._has_turn(entry):
             return []
-        outcome, publications, replies = entry.plan
+        replies = entry.plan.replies
         actions: list[AnyPublish] = []
         if replies:
-            entry.plan = Plan(outcome, publications)  # a reply is tried once
+            entry.plan = replace(entry.plan, replies=())  # a reply is tried once
             for reply in replies:
                 self.last_id += 1
                 actions.append(Publish(self.last_id, reply))
@@ -237,7 +239,7 @@ class Publications:
             publish_id += 1
             self._waiting[publish_id] = entry, part
             if publication.settles != settles:
-                publication = publication._replace(settles=settles)  # noqa: PLW2901 - not a result, or redelivered
+                publication = replace(publication, settles=settles)  # noqa: PLW2901 - not a result, or redelivered
             each.append(publication)
         first, self.last_id = self.last_id + 1, publish_id
         if len(each) == 1:

@@ -11,6 +11,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from itertools import chain
 
+from msgspec.structs import replace
+
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.brokers.base import Delivery
 from mqworker.producer.entry import PLACED, Entry
@@ -53,7 +55,7 @@ class RedeliveryCache:
         behind such an entry stays longer, which costs only room that the other bounds allow.
         """
         if entry.plan is not None and entry.state is PLACED:
-            entry.plan = entry.plan._replace(publications=())
+            entry.plan = replace(entry.plan, publications=())
         entry.body = b""
         if entry.original is None:
             entry.properties = b""

@@ -72,10 +72,11 @@ class Settlement:
             plan_or_again = plan_for(entry, outcome.failure, self._config, self._about(outcome.generation, entry))
             return self._fail(entry, outcome.failure, plan_or_again)
         plan = plan_result(entry, outcome, self._config)
-        self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
+        dropped = plan.outcome == "dropped"
+        self.processed["processed_dropped" if dropped else "processed_result"] += 1
         if log.isEnabledFor(logging.DEBUG):
             about, seconds = self._labels(entry), round(outcome.duration, 6)
-            message = f"done in {seconds:g} s" + (", without a result" if outcome.dropped else "")
+            message = f"done in {seconds:g} s" + (", without a result" if dropped else "")
             logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
         self.words.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)
@@ -105,14 +106,14 @@ class Settlement:
         """Hand publications to the link, and acks for what was settled without a publication."""
         for publishing in publishes:
             if not isinstance(publishing, Publish):
-                self._link.publish_together(*publishing)
+                self._link.publish_together(publishing.publish_ids, publishing.publications)
                 continue
-            publish_id, publication = publishing
+            publication = publishing.publication
             if publication.delay:
                 due = time.monotonic() + publication.delay
                 self.retry_until = max(self.retry_until, due + 1)
                 self.away.sent(publication.properties, publication.body, due)
-            self._link.publish(publish_id, publication)
+            self._link.publish(publishing.publish_id, publication)
         if self._ledger.acks.waiting:
             self.send_acks(time.monotonic())
 

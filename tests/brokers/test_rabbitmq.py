@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pika
 import pytest
+from msgspec.structs import replace
 
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
@@ -564,7 +565,7 @@ async def test_smaller_limit_of_the_broker_is_found_out(broker):
         await until(lambda: link.state.connected, 5, "the next channel")
         link.publish(2, large)
         assert "the broker takes 100000" in sink.answers[2]
-        link.publish(3, large._replace(routing_key="no.such.queue", body=b""))
+        link.publish(3, replace(large, routing_key="no.such.queue", body=b""))
         assert "returned" in await sink.answer(3)
         assert sink.too_large == {1, 2}
         assert link.state.reconnects == 0
@@ -1207,7 +1208,7 @@ async def test_ack_timeout_costs_an_epoch(impatient, queue_type):
     assert "timeout" in sink.consuming_lost_for[0][1] or "timed out" in sink.consuming_lost_for[0][1]
     link.ack(1, 1, multiple=False)
     deliveries = await sink.has(2)
-    assert deliveries[1][:2] == (2, 1)
+    assert (deliveries[1].epoch, deliveries[1].tag) == (2, 1)
     assert deliveries[1].redelivered
     link.ack(2, 1, multiple=False)
     assert link.state.reconnects == 0

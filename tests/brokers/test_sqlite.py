@@ -7,6 +7,7 @@ import stat
 import time
 
 import pytest
+from msgspec.structs import astuple
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import (
@@ -240,7 +241,7 @@ def test_delay(path, monkeypatch):
             monkeypatch.setattr(time, "time", lambda: real() + 3600)
             await until(lambda: sink.deliveries, 5, "the delivery")
             assert time.monotonic() - began >= 1
-            assert [delivery[2:] for delivery in sink.deliveries] == [(b"\0\0", b"later", False, "", "in")]
+            assert [astuple(delivery)[2:] for delivery in sink.deliveries] == [(b"\0\0", b"later", False, "", "in")]
 
     asyncio.run(scene())
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, Publication
@@ -140,7 +141,7 @@ async def test_what_is_above_the_default_limit_is_refused_for_its_size(modern):
     fits = Publication("", harness.topology.dead, b"", b"x" * (16 << 20))
     link.publish(1, fits)
     assert await sink.answer(1, AMPLE) == ""
-    large = fits._replace(body=fits.body + b"x")
+    large = replace(fits, body=fits.body + b"x")
     link.publish(2, large)
     assert "refused by the broker" in await sink.answer(2, AMPLE)
     await until(lambda: link.state.connected, 10, "the next channel")

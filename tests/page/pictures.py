@@ -10,6 +10,7 @@ import re
 import threading
 from pathlib import Path
 
+from msgspec.structs import replace
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.page.conftest import CHROMIUM
@@ -100,7 +101,7 @@ def feed(service: ServiceProcess, stop: threading.Event) -> None:
 
 
 def _to_read(body: bytes, name: str):
-    return Client._message(body, name)._replace(routing_key="read.in")
+    return replace(Client._message(body, name), routing_key="read.in")
 
 
 def take(page: Page, url: str, view: str, ready: str, name: str, theme: str) -> None:

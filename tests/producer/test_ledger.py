@@ -3,6 +3,7 @@
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
@@ -310,7 +311,7 @@ def test_a_refused_result_is_published_again_with_backoff():
         waits.append(due - now)
         now = due
         (action,) = ledger.tick(now)
-        assert action.publication == RESULT.publications[0]._replace(settles=(1, 1))
+        assert action.publication == replace(RESULT.publications[0], settles=(1, 1))
         publish_id = action.publish_id
         assert ledger.acks.due(now) == []
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]

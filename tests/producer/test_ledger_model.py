@@ -133,10 +133,10 @@ class Broker:
 
     def publish(self, action: Publish | PublishTogether) -> None:
         if isinstance(action, Publish):
-            self.accept(*action)
+            self.accept(action.publish_id, action.publication)
             return
         assert len(action.publications) > 1
-        for publish_id, publication in zip(*action, strict=True):
+        for publish_id, publication in zip(action.publish_ids, action.publications, strict=True):
             self.accept(publish_id, publication)
 
     def accept(self, publish_id: int, publication: Publication) -> None:

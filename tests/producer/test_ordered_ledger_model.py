@@ -9,6 +9,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
@@ -212,7 +213,7 @@ class OrderedLedgerMachine(LedgerMachine):
         self.give_up(seq, message)
 
     def give_up(self, seq: int, message: OrderedMessage) -> None:
-        plan = message.dead_for_size()._replace(replies=message.plan("dead").replies)
+        plan = replace(message.dead_for_size(), replies=message.plan("dead").replies)
         self.publish(self.ledger.finished(seq, plan, self.now))
 
     def outcome_again(self, data: st.DataObject) -> None:

@@ -50,9 +50,9 @@ class LittleStage(Recorder):
             for entry in self.ledger.assignments.on(lane):
                 for publishing in self.ledger.finished(entry.seq, self.plan, now):
                     if isinstance(publishing, Publish):
-                        self.link.publish(*publishing)
+                        self.link.publish(publishing.publish_id, publishing.publication)
                     else:
-                        self.link.publish_together(*publishing)
+                        self.link.publish_together(publishing.publish_ids, publishing.publications)
             self.ledger.assignments.chunk_ended(lane, 1)
             self.ledger.assignments.take(lane, 1, min(8, self.throttle.room()))
         self.throttle.look(now)

@@ -25,7 +25,7 @@ import pika.frame
 import pika.spec
 
 from mqworker.brokers.rabbitmq.answer_clock import AnswerClock
-from mqworker.brokers.rabbitmq.fast_frames import HEADER, Deliveries
+from mqworker.brokers.rabbitmq.fast_frames import FRAME, HEADER, METHOD, Deliveries
 from mqworker.brokers.rabbitmq.loop_adapter import LoopAdapter
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # the Link reports each reason once, as `Lost` carries it
@@ -175,14 +175,18 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
         at, size = 0, len(buffer)
         try:
             while size - at >= 8 and self._socket is not None and not self._socket.is_closing():
-                end = at + 8 + int.from_bytes(buffer[at + 3 : at + 7])
-                if buffer[at] not in {1, 2, 3, 8} or end - at > max(self.params.frame_max, FRAME_SLACK) + 8:
+                kind, channel, length = FRAME.unpack_from(buffer, at)
+                if kind not in {1, 2, 3, 8} or length > max(self.params.frame_max, FRAME_SLACK):
                     raise Lost("the peer does not speak AMQP 0-9-1")  # noqa: TRY301 - one way out for all errors
+                end = at + 8 + length
                 if end > size:
                     break
-                taker = self.deliveries.get(buffer[at + 1] << 8 | buffer[at + 2])
+                taker = self.deliveries.get(channel)
+                if taker is not None and kind == METHOD and (after := taker.take_whole(buffer, at, end)):
+                    at = after
+                    continue
                 start, at = at, end
-                if taker is None or not taker.takes(buffer[start], buffer, start + 7, end - 1):
+                if taker is None or not taker.takes(kind, buffer, start + 7, end - 1):
                     self._process_frame(_frame(buffer[start:end]))
         except Exception as error:  # noqa: BLE001 - whatever it is must cost this connection alone
             if not isinstance(error, Lost):

@@ -11,7 +11,7 @@ from typing import Any
 
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.fast_frames import Deliveries
 
 TAG = "mqworker-anchor"
 RETURN_EVERY = 60.0  # seconds that a message is held; RabbitMQ allows 30 minutes by default
@@ -45,9 +45,9 @@ class Anchor:
         self._channel.connection.deliveries.pop(self._channel.number, None)
         self._channel.close()
 
-    def _hold(self, arrival: Arrival) -> None:
+    def _hold(self, tag: int, *_: object) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(RETURN_EVERY, self._give_back, arrival[0])
+        self._timer = loop.call_later(RETURN_EVERY, self._give_back, tag)
 
     def _give_back(self, tag: int) -> None:
         if self._channel.usable:

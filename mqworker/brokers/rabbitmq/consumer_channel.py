@@ -15,12 +15,12 @@ away, because the broker would delete it with all its messages.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from mqworker.brokers.base import Delivery
 from mqworker.brokers.rabbitmq.anchor import Anchor, unexpected
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.fast_frames import Deliveries
 from mqworker.brokers.rabbitmq.queues import Found
 
 SILENCE = 0.2  # seconds without an ack, after which an epoch is ended
@@ -41,7 +41,8 @@ class ConsumerChannel:
         self._keeps_prefetch = found.queue_type == "quorum" or self.auto_delete
         self._anchor: Anchor | None = None
         self._prefetch = 0  # wanted
-        self._unsettled: dict[int, None] = {}  # delivery tags in order
+        self._unsettled: set[int] = set()  # delivery tags; they are consecutive
+        self._first = 1  # no unsettled tag is below this one
         self._tag = ""  # our consumer's name
         self._tags = 0  # how many there were
         self._limit = 0  # its prefetch; 0 while there is no consumer
@@ -49,10 +50,11 @@ class ConsumerChannel:
         self._stopped = False
         unsettled = self._unsettled
 
-        def arrived(arrival: Arrival) -> None:
+        def arrived(
+            tag: int, redelivered: bool, exchange: str, routing_key: str, properties: bytes, body: bytes
+        ) -> None:
             if not self._stopped:
-                tag, redelivered, exchange, routing_key, properties, body = arrival
-                unsettled[tag] = None
+                unsettled.add(tag)
                 deliver(Delivery(epoch, tag, properties, body, redelivered, exchange, routing_key))
 
         channel.connection.deliveries[channel.number] = Deliveries(arrived)
@@ -80,10 +82,13 @@ class ConsumerChannel:
         if not self.channel.usable or not (multiple or tag in unsettled):
             return False
         if multiple:
-            while unsettled and (first := next(iter(unsettled))) <= tag:
-                del unsettled[first]
+            settled: Collection[int] = range(self._first, tag + 1)
+            if len(settled) > 2 * len(unsettled):  # behind a gap, most of them were acked singly
+                settled = [each for each in unsettled if each <= tag]
+            unsettled.difference_update(settled)
+            self._first = max(self._first, tag + 1)
         else:
-            del unsettled[tag]
+            unsettled.remove(tag)
         self.channel.raw.basic_ack(tag, multiple)
         self._settled()
         return True
@@ -94,7 +99,7 @@ class ConsumerChannel:
             return
         for tag in tags:
             if tag in self._unsettled:
-                del self._unsettled[tag]
+                self._unsettled.remove(tag)
                 self.channel.raw.basic_nack(tag, requeue=True)
         self._settled()
 

@@ -8,7 +8,9 @@ answer is tried again after a wait, which doubles each time (`SilentDestinations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
@@ -26,7 +28,7 @@ Destination = tuple[str, str]  # exchange and routing key; a plain tuple, becaus
 RETRY_SILENT = (10.0, 120.0)  # seconds until a silent destination is tried again: the first wait, the longest wait
 
 
-class Pending(NamedTuple):
+class Pending(msgspec.Struct, frozen=True, gc=False):
     """A publication without an answer, and the time from which its deadline runs (loop time)."""
 
     publish_id: int
@@ -142,7 +144,7 @@ class Preparation:
             if problem:
                 self._refuse(pending, problem)
             else:
-                self._send(pending._replace(since=max(now, pending.since)))
+                self._send(replace(pending, since=max(now, pending.since)))
 
     async def _wait_out(self, delay: int) -> None:
         """Wait while a queue is young: also one that was made for another channel, which has ended meanwhile."""

@@ -12,28 +12,18 @@ import itertools
 import struct
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import NamedTuple
 
 METHOD, HEADER, BODY = 1, 2, 3
 FRAME_END = b"\xce"
 _DELIVER = b"\x00\x3c\x00\x3c"
-_FRAME = struct.Struct(">BHI")
-_CONTENT = struct.Struct(">HHQ")
+FRAME = struct.Struct(">BHI")  # kind, channel, size of the payload
+_CONTENT = struct.Struct(">BHIHHQ")  # a header frame as far as the properties: class, weight, size of the body
+_TAG = struct.Struct(">QB")
 _BASIC = 60
-_AROUND = _FRAME.size + len(FRAME_END)
+_AROUND = FRAME.size + len(FRAME_END)
+_FIXED = _CONTENT.size - FRAME.size  # bytes of a header frame's payload besides the properties
 PIECE = 1 << 20  # bytes of a large body that are written at once
 Buffer = bytes | memoryview
-
-
-class Arrival(NamedTuple):
-    """One delivered message, still in bytes."""
-
-    tag: int
-    redelivered: bool
-    exchange: str
-    routing_key: str
-    properties: bytes
-    body: bytes
 
 
 @functools.lru_cache(1024)
@@ -45,7 +35,7 @@ def _publish_method(channel: int, exchange: str, routing_key: str, mandatory: bo
             raise ValueError("an exchange or a routing key is longer than 255 bytes")
         payload += bytes((len(encoded),)) + encoded
     payload += b"\x01" if mandatory else b"\x00"
-    return _FRAME.pack(METHOD, channel, len(payload)) + payload + FRAME_END
+    return FRAME.pack(METHOD, channel, len(payload)) + payload + FRAME_END
 
 
 def encode_publish(
@@ -53,8 +43,9 @@ def encode_publish(
 ) -> bytes:
     """Return all frames of one basic.publish; ValueError when a name is too long."""
     frames = _head(channel, exchange, routing_key, properties, len(body), mandatory)
-    _add_body(frames, channel, body, frame_max)
-    return b"".join(frames)
+    if 0 < len(body) <= frame_max - _AROUND:
+        return b"".join((*frames, FRAME.pack(BODY, channel, len(body)), body, FRAME_END))
+    return b"".join((*frames, _body(channel, body, frame_max)))
 
 
 def encode_in_pieces(
@@ -68,35 +59,31 @@ def encode_in_pieces(
     return itertools.chain((head,), (_body(channel, part, frame_max) for part in parts))
 
 
-def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size: int, mandatory: bool) -> list[Buffer]:
+def _head(
+    channel: int, exchange: str, routing_key: str, properties: bytes, size: int, mandatory: bool
+) -> tuple[bytes, bytes, bytes, bytes]:
     properties = properties or b"\x00\x00"
-    return [
-        _publish_method(channel, exchange, routing_key, mandatory),
-        _FRAME.pack(HEADER, channel, _CONTENT.size + len(properties)),
-        _CONTENT.pack(_BASIC, 0, size),
-        properties,
-        FRAME_END,
-    ]
-
-
-def _add_body(frames: list[Buffer], channel: int, body: Buffer, frame_max: int) -> None:
-    room = frame_max - _AROUND
-    view = body if len(body) <= room else memoryview(body)  # its slices are not copies
-    for start in range(0, len(body), room):
-        part = view[start : start + room]
-        frames += (_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)
+    header = _CONTENT.pack(HEADER, channel, _FIXED + len(properties), _BASIC, 0, size)
+    return _publish_method(channel, exchange, routing_key, mandatory), header, properties, FRAME_END
 
 
 def _body(channel: int, body: Buffer, frame_max: int) -> bytes:
     frames: list[Buffer] = []
-    _add_body(frames, channel, body, frame_max)
+    room = frame_max - _AROUND
+    view = memoryview(body)  # its slices are not copies
+    for start in range(0, len(body), room):
+        part = view[start : start + room]
+        frames += (FRAME.pack(BODY, channel, len(part)), part, FRAME_END)
     return b"".join(frames)
 
 
 class Deliveries:
-    """Assembles the deliveries of one channel from its frames; leaves all other frames alone."""
+    """Assembles the deliveries of one channel from its frames; leaves all other frames alone.
 
-    def __init__(self, deliver: Callable[[Arrival], None]) -> None:
+    `deliver` is called with each: tag, whether it is a redelivery, exchange, routing key, properties, body.
+    """
+
+    def __init__(self, deliver: Callable[[int, bool, str, str, bytes, bytes], None]) -> None:
         self._deliver = deliver
         self._method: tuple[int, bool, str, str] | None = None
         self._properties = b""
@@ -104,17 +91,33 @@ class Deliveries:
         self._body = b""
         self._parts: BytesIO | None = None  # of a body in several frames
 
+    def take_whole(self, buffer: bytes, at: int, header: int) -> int:
+        """Take a delivery whose frames are all in the buffer, with the body in one, as nearly all are.
+
+        Its first frame begins at `at`, the next one at `header`. Returns where the last one ends, 0 if it is not so.
+        """
+        size = len(buffer)
+        if self._method is not None or buffer[at + 7 : at + 11] != _DELIVER or header + _CONTENT.size > size:
+            return 0
+        fields: tuple[int, ...] = _CONTENT.unpack_from(buffer, header)
+        kind, channel, length, _, _, missing = fields
+        body = header + _AROUND + length
+        if kind != HEADER or body + FRAME.size > size or FRAME.unpack_from(buffer, body) != (BODY, channel, missing):
+            return 0
+        end = body + _AROUND + missing
+        if end > size:
+            return 0
+        first = body + FRAME.size
+        properties = buffer[header + _CONTENT.size : body - 1]
+        self._deliver(*_delivered(buffer, at + 7), properties, buffer[first : first + missing])
+        return end
+
     def takes(self, kind: int, buffer: bytes, start: int, end: int) -> bool:
         """Take one frame's payload, buffer[start:end], if it belongs to a delivery; returns whether it does."""
         if self._method is None:
             if kind != METHOD or buffer[start : start + 4] != _DELIVER:
                 return False
-            at = start + 5 + buffer[start + 4]  # after the consumer tag
-            tag = int.from_bytes(buffer[at : at + 8])
-            middle = at + 10 + buffer[at + 9]
-            exchange = buffer[at + 10 : middle].decode("utf-8", "backslashreplace")
-            key = buffer[middle + 1 : middle + 1 + buffer[middle]].decode("utf-8", "backslashreplace")
-            self._method = (tag, bool(buffer[at + 8] & 1), exchange, key)
+            self._method = _delivered(buffer, start)
             return True
         if kind == HEADER:
             self._missing = int.from_bytes(buffer[start + 4 : start + 12])
@@ -134,5 +137,20 @@ class Deliveries:
             body, self._body = self._body, b""
             if self._parts is not None:
                 body, self._parts = self._parts.getvalue(), None  # shared with the BytesIO, not copied
-            self._deliver(Arrival(*method, self._properties, body))
+            self._deliver(*method, self._properties, body)
         return True
+
+
+def _delivered(buffer: bytes, start: int) -> tuple[int, bool, str, str]:
+    """Return tag, whether it is a redelivery, exchange and routing key of the method at `start`."""
+    at = start + 5 + buffer[start + 4]  # after the consumer tag
+    tag, redelivered = _TAG.unpack_from(buffer, at)
+    middle = at + 10 + buffer[at + 9]
+    exchange, key = buffer[at + 10 : middle], buffer[middle + 1 : middle + 1 + buffer[middle]]
+    return tag, bool(redelivered & 1), _name(exchange), _name(key)
+
+
+@functools.lru_cache(1024)
+def _name(raw: bytes) -> str:
+    """Return the name of an exchange or a routing key as text: mostly one of a few."""
+    return raw.decode("utf-8", "backslashreplace")

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import DROP, STOP, BrokerRefused, Fetched, Moving, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
-from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.fast_frames import Deliveries
 from mqworker.brokers.rabbitmq.queues import queue_status
 from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taker, Unacked
 
@@ -244,11 +244,13 @@ class ConsumingLook(FetchingLook):
         await channel.ask("basic_consume", queue=queue, on_message_callback=unexpected, consumer_tag=self._tag)
         channel.forget_consumer(self._tag)  # pika would cancel it before the channel closes; see `pause`
 
-    def _arrived(self, arrival: Arrival) -> None:
+    def _arrived(
+        self, tag: int, redelivered: bool, _exchange: str, _routing_key: str, properties: bytes, body: bytes
+    ) -> None:
         self._came += 1
-        self._bytes += len(arrival.properties) + len(arrival.body)
-        self._redelivered = arrival.redelivered
-        message = self._taker.took(Unacked(arrival.tag, arrival.properties, arrival.body))
+        self._bytes += len(properties) + len(body)
+        self._redelivered = redelivered
+        message = self._taker.took(Unacked(tag, properties, body))
         if not self.over:
             self._visited = self._bytes
             try:

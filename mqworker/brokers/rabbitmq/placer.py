@@ -87,8 +87,9 @@ class Placer:
             return f"properties and headers have {size:,} bytes; {most:,} fit into the broker's frame_max"
         if not self._channel.usable:
             return "cannot be published: the channel is closed"
-        exchange, key, properties, body, mandatory, *_ = publication
-        names, frame_max = (self._channel.number, exchange, key), self._channel.connection.params.frame_max
+        names = self._channel.number, publication.exchange, publication.routing_key
+        properties, body, mandatory = publication.properties, publication.body, publication.mandatory
+        frame_max = self._channel.connection.params.frame_max
         try:
             frames = encode_publish(*names, properties, body, mandatory=mandatory, frame_max=frame_max)
         except ValueError as error:

@@ -13,8 +13,11 @@ time to time one of them goes out alone, to see whether the queue answers again.
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Callable
 from functools import partial
+
+from msgspec.structs import replace
 
 from mqworker.amqp.headers import HEADER_FRAME, ROOM
 from mqworker.brokers.base import Publication, PublishAnswers, Topology
@@ -94,7 +97,7 @@ class Publishing:
 
     def publish(self, publish_id: int, publication: Publication, later: float = 0.0) -> None:
         """Send it, keep it until it can be sent, or refuse it; its deadline is `later` seconds later than usual."""
-        sender, connection, now = self._sender, self._connection, self._loop.time()
+        sender, connection, now = self._sender, self._connection, time.monotonic()  # what the loop's clock is
         size, silent = len(publication.body), self._silent
         if self._route.altered:
             publication = self._route.of(publication)
@@ -105,7 +108,7 @@ class Publishing:
         elif size > self._largest:
             reason = f"too large: {size} bytes, the broker takes {self._largest}"
             self._sink.refused(publish_id, reason, too_large=True)
-        elif len(publication.properties) + HEADER_FRAME > connection.params.frame_max:
+        elif len(publication.properties) + HEADER_FRAME > sender.frame_max:
             reason = f"too large: {len(publication.properties)} bytes of properties and headers"
             self._sink.refused(publish_id, reason, too_large=True)
         elif silent.entries and silent.closed(where := self._destination(publication), now):
@@ -178,7 +181,7 @@ class Publishing:
     def _detour(self, publication: Publication, now: float) -> Publication:
         """Skip a delay queue that does not answer: the next one has twice the delay."""
         while publication.delay and self._silent.closed(self._destination(publication), now):
-            publication = publication._replace(delay=2 * publication.delay)
+            publication = replace(publication, delay=2 * publication.delay)
         return publication
 
     def _send_prepared(self, pending: Pending) -> None:

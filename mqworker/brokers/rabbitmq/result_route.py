@@ -6,6 +6,8 @@ repairs find nothing missing), they go straight to the queue. Results for which 
 keep to the exchange, then without `mandatory` too: whether a queue is bound for them is not known here.
 """
 
+from msgspec.structs import replace
+
 from mqworker.brokers.base import Placement, Publication
 from mqworker.brokers.rabbitmq.queues import Found
 
@@ -43,8 +45,8 @@ class ResultRoute:
         if output is None or publication.exchange != output.exchange or publication.delay:
             return publication
         if self._straight and publication.routing_key == output.routing_key:
-            return publication._replace(exchange="", routing_key=output.queue)
-        return publication._replace(mandatory=False) if self.altered else publication
+            return replace(publication, exchange="", routing_key=output.queue)
+        return replace(publication, mandatory=False) if self.altered else publication
 
     def returned(self, publication: Publication) -> None:
         """Note that this one had no route."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pika.spec
+from msgspec.structs import replace
 
 from mqworker.brokers.base import Publication, PublishAnswers
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
@@ -51,7 +52,10 @@ class Sender:
     ) -> None:
         """`returned` receives what had no route (None: unknown)."""
         self.channel = channel
+        self.frame_max = int(channel.connection.params.frame_max)  # as was negotiated
         self.careful = 0  # how many are sent one at a time
+        self._number = channel.number
+        self._send_frames = channel.connection.send_frames
         self._sink = sink
         self._silent = silent
         self._destination = destination
@@ -96,24 +100,23 @@ class Sender:
         if self.careful and self._sent:
             self._waiting.append(pending)
             return
-        publication, channel = pending.publication, self.channel
+        publication = pending.publication
         exchange, routing_key = self._destination(publication)
-        properties, body, mandatory = publication.properties, publication.body, publication.mandatory
-        names, most = (channel.number, exchange, routing_key), channel.connection.params.frame_max
+        message = self._number, exchange, routing_key, publication.properties, publication.body
+        mandatory, most = publication.mandatory, self.frame_max
         try:
-            if len(body) <= LARGE:
-                frames = encode_publish(*names, properties, body, mandatory=mandatory, frame_max=most)
-                channel.connection.send_frames(frames)
+            if len(publication.body) <= LARGE:
+                self._send_frames(encode_publish(*message, mandatory=mandatory, frame_max=most))
             else:
-                pieces = encode_in_pieces(*names, properties, body, mandatory=mandatory, frame_max=most)
-                channel.connection.send_gradually(pieces)
+                pieces = encode_in_pieces(*message, mandatory=mandatory, frame_max=most)
+                self.channel.connection.send_gradually(pieces)
         except ValueError as error:
             self._sink.refused(pending.publish_id, f"cannot be published: {error}")
             return
         self._sequence += 1
         if self.careful:
             self._alone = self._sequence
-            pending = pending._replace(since=self._loop.time())
+            pending = replace(pending, since=self._loop.time())
         self._sent[self._sequence] = pending
 
     def hand_back(self) -> list[Pending]:
@@ -143,7 +146,7 @@ class Sender:
         method, sent = frame.method, self._sent
         numbers = [method.delivery_tag]
         if method.multiple:
-            numbers = list(itertools.takewhile(lambda number: number <= method.delivery_tag, sent))
+            numbers = list(itertools.takewhile(method.delivery_tag.__ge__, sent))
         nacked = isinstance(method, pika.spec.Basic.Nack)
         for number in numbers:
             pending = sent.pop(number, None)

@@ -21,8 +21,8 @@ def ack_before_confirm(module):
 
     def placed_at_once(self, entry, now):
         actions = publish(self, entry, now)
-        for publish_id, _ in actions:
-            if self._waiting.pop(publish_id, None) is not None:
+        for action in actions:
+            if self._waiting.pop(action.publish_id, None) is not None:
                 entry.left.clear()
                 entry.asked = 0
                 self._open -= 1

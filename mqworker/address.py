@@ -14,11 +14,18 @@ from mqworker.exits import Exit
 class CallError(Exception):
     """A request failed; `code` is the exit code, `status` the HTTP status if there was one."""
 
+    retry_after = 1.0  # seconds after which the service says that the request may be made again
+
     def __init__(self, code: Exit, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
         self.code = code
         self.status = status
         self.problem = dict(problem or {})
         super().__init__(message)
+
+    @property
+    def not_begun(self) -> bool:
+        """Return whether the service has refused the request for now, before it began anything."""
+        return self.problem.get("kind") == "full"
 
 
 class Address(NamedTuple):

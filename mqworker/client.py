@@ -246,7 +246,10 @@ def _refusal(answer: Answer, address: Address) -> CallError:
         text = f"{text}: {'; '.join(missing)}"
     if answer.status in (401, 403):
         return CallError(Exit.REFUSED, f"refused: {text}", answer.status, problem)
-    return CallError(_code(answer.status, problem), text, answer.status, problem)
+    error = CallError(_code(answer.status, problem), text, answer.status, problem)
+    with contextlib.suppress(ValueError):  # a proxy may give a date
+        error.retry_after = max(1, int(answer.headers.get("retry-after", "1")))
+    return error
 
 
 def _code(status: int, problem: Mapping[str, Any]) -> Exit:

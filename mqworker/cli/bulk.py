@@ -3,8 +3,9 @@
 Runs in the user's process. The main thread reads and checks lines; a batch is one request, in a thread of its own, and
 the lines that come meanwhile make the next one. So a file goes in large batches, and the lines of `tail -f` go as they
 come. The service confirms each line; what it refuses, or what is not JSON, is named, and ends the sending: all lines
-before it are sent, none after its batch. Ctrl-C waits a little for the answer to the batch under way. The report
-says how many are confirmed, and how many more may be at the broker because their answer did not come.
+before it are sent, none after its batch. A batch that the service does not begin, because the broker confirms nothing,
+is sent again for a while. Ctrl-C waits a little for the answer to the batch under way. The report says how many are
+confirmed, and how many more may be at the broker because their answer did not come.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 from mqworker.address import CallError
 from mqworker.cli import output
+from mqworker.cli.again import until_begun
 from mqworker.cli.options import Failed, ServiceClient, stage_path
 from mqworker.client import API
 from mqworker.exits import Exit
@@ -66,20 +68,21 @@ def must_be_json(body: bytes, what: str) -> None:
 
 
 class _Batch(threading.Thread):
-    """The request for one batch of lines, and its answer."""
+    """The request for one batch of lines, and its answer; `ask` gets what waits until it may ask again."""
 
-    def __init__(self, ask: Callable[[], Any], first: int, last: int, messages: int) -> None:
+    def __init__(self, ask: Callable[[Callable[[float], bool]], Any], first: int, last: int, messages: int) -> None:
         super().__init__(daemon=True)
         self.first, self.last, self.messages = first, last, messages
         self.answer: dict[str, Any] = {}
         self.error: Exception | None = None
         self.over = threading.Event()  # joining is not for whoever may be interrupted meanwhile (bpo-45274)
+        self.given_up = threading.Event()  # it is not to be sent again
         self._ask = ask
 
     def run(self) -> None:
         """Make the request."""
         try:
-            self.answer = self._ask()
+            self.answer = self._ask(self.given_up.wait)
         except Exception as error:  # noqa: BLE001 - the main thread raises it
             self.error = error
         self.over.set()
@@ -121,6 +124,7 @@ class _Bulk:
         """Wait a little for the answer to the batch under way; what it refuses is not counted."""
         if self._under_way is not None:
             self._unanswered = self._under_way  # also if the wait is interrupted
+            self._under_way.given_up.set()
             if self._under_way.over.wait(PATIENCE):
                 self._unanswered = None
                 with contextlib.suppress(CallError, Failed):
@@ -164,10 +168,15 @@ class _Bulk:
         self._under_way = _Batch(ask, first, self._read, messages)
         self._under_way.start()
 
-    def _ask(self, path: str, body: bytes) -> Any:
-        headers = {"X-Message-Id": self._run} | self._headers
-        deadline = self._service.timeout + 5.0
-        return self._service.client.request("POST", path, body, self._content_type, deadline, headers).json()
+    def _ask(self, path: str, body: bytes, wait: Callable[[float], bool]) -> Any:
+        """Make the request for a batch; meanwhile the main thread shows no progress."""
+        headers, timeout = {"X-Message-Id": self._run} | self._headers, self._service.timeout
+        request = self._service.client.request
+        ask = partial(request, "POST", path, body, self._content_type, timeout + 5.0, headers)
+        return until_begun(ask, timeout, self._tell, wait).json()
+
+    def _tell(self, why: str) -> None:
+        self._progress.update(output.clean(f"{self._sent} sent; {why}"), now=True)
 
     def _settle(self) -> None:
         """Wait for the answer to the batch under way, and count; raises what was refused."""
@@ -193,9 +202,9 @@ class _Bulk:
                 text = "the service is older than this command and takes no lines: restart it"
                 raise Failed(Exit.USAGE, text)
             asked = error.status == 409 or not 400 <= error.status < 500  # 409: perhaps in the middle of the batch
-            if asked and error.code != Exit.NOT_RUNNING:
+            if asked and error.code != Exit.NOT_RUNNING and not error.not_begun:
                 self._unanswered = batch
-            if error.status == 413:  # a line that is larger than a batch goes alone
+            if error.status == 413 or error.not_begun:  # 413: a line that is larger than a batch goes alone
                 which = _ranges(range(batch.first, batch.last + 1))
                 raise Failed(error.code, output.clean(f"{which} not sent: {error}")) from None
         raise error

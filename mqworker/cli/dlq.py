@@ -11,7 +11,7 @@ import click
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, VerbGroup, must_confirm, stage_path, uses_service
 from mqworker.cli.paced import Paced, report_replay
-from mqworker.cli.selection import Selected, check, filter_option, parsed
+from mqworker.cli.selection import Selected, check, filter_option, parsed, reason_option
 from mqworker.exits import Exit
 
 TIMEOUT = 30.0  # seconds; reading through a long dead-letter queue takes time
@@ -135,7 +135,7 @@ def show(service: ServiceClient, letter_id: str) -> None:
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All dead letters.")
-@click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@reason_option
 @filter_option
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, help="At most this many, oldest first.")
 @click.option("--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N a second.")
@@ -145,7 +145,7 @@ def replay(
     service: ServiceClient,
     ids: tuple[str, ...],
     every: bool,
-    reason: str,
+    reason: str | None,
     filters: tuple[str, ...],
     limit: int,
     rate: float | None,
@@ -186,22 +186,23 @@ def _ids(service: ServiceClient, stage: str, chosen: dict[str, Any]) -> list[str
     return [letter for letter in found if letter in wanted][: chosen["limit"]]
 
 
-def _chosen(ids: tuple[str, ...], every: bool, reason: str, filters: tuple[str, ...]) -> dict[str, Any]:
+def _chosen(ids: tuple[str, ...], every: bool, reason: str | None, filters: tuple[str, ...]) -> dict[str, Any]:
     """Return the filter for what is asked for; raises UsageError unless it is asked for in one way."""
-    if bool(ids) + every + bool(reason or filters) != 1:
+    chosen = parsed(filters, reason)
+    if bool(ids) + every + bool(chosen) != 1:
         raise click.UsageError("Give dead letters by ID, or --all, or --reason and --filter.")
-    return {"ids": list(dict.fromkeys(ids))} if ids else parsed(filters, reason)
+    return {"ids": list(dict.fromkeys(ids))} if ids else chosen
 
 
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All dead letters.")
-@click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@reason_option
 @filter_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @uses_service(TIMEOUT)
 def drop(
-    service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, filters: tuple[str, ...], yes: bool
+    service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str | None, filters: tuple[str, ...], yes: bool
 ) -> None:
     """Remove dead letters for good; `export` them first if they may still be needed.
 
@@ -226,7 +227,7 @@ def drop(
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All dead letters, as without any choice.")
-@click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@reason_option
 @filter_option
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, show_default=True, help="At most this many.")
 @click.option("--bodies", is_flag=True, help="Only the bodies, one per line, as `mqworker send` reads them.")
@@ -235,7 +236,7 @@ def export(
     service: ServiceClient,
     ids: tuple[str, ...],
     every: bool,
-    reason: str,
+    reason: str | None,
     filters: tuple[str, ...],
     limit: int,
     bodies: bool,
@@ -247,7 +248,7 @@ def export(
       mqworker dlq export --reason crash > crashed.jsonl
       mqworker dlq export --bodies > again.jsonl
     """
-    asked = ids or every or reason or filters
+    asked = ids or every or reason is not None or filters
     chosen = (_chosen(ids, every, reason, filters) if asked else {}) | {"limit": limit}
     selected = Selected(service, service.one_stage(), chosen)
     progress = output.Progress()

@@ -22,6 +22,7 @@ ALIASES = {"type": "error_type", "message": "message_id"}
 NUMBERS = ("attempt", "generation")
 NAMES = ("reason", "type", "place", "fault", "message", "text", "header", "since", "until", *NUMBERS)
 OVER = ("done", "cancelled", "failed")
+EMPTY = "Is a variable of the shell unset? Leave out a filter that is not meant."
 
 filter_option = click.option(
     "--filter",
@@ -33,13 +34,20 @@ filter_option = click.option(
 )
 
 
-def parsed(filters: tuple[str, ...], reason: str = "") -> dict[str, Any]:
-    """Return the filter that options ask for; raises UsageError."""
+reason_option = click.option("--reason", metavar="REASON", help="All with this reason, e.g. error or crash.")
+
+
+def parsed(filters: tuple[str, ...], reason: str | None = None) -> dict[str, Any]:
+    """Return the filter that options ask for; raises UsageError, also for an empty one: every letter fits that."""
+    if reason == "":
+        raise click.UsageError(f"--reason has no value: every dead letter would fit it. {EMPTY}")
     found: dict[str, Any] = {"reason": reason} if reason else {}
     for each in filters:
         name, equals, value = each.partition("=")
         if not equals or name not in (*NAMES, *ALIASES.values()):
             raise click.UsageError(f"--filter {each}: give NAME=VALUE, with one of {', '.join(NAMES)}.")
+        if not value:
+            raise click.UsageError(f"--filter {each} has no value: every dead letter would fit it. {EMPTY}")
         if name in NUMBERS and not value.lstrip("-").isdecimal():
             raise click.UsageError(f"--filter {each}: {name} is a number.")
         found[ALIASES.get(name, name)] = int(value) if name in NUMBERS else value

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 
 from mqworker.address import CallError
 from mqworker.cli import output
+from mqworker.cli.again import until_begun
 from mqworker.cli.bulk import JSON, must_be_json, send_lines
 from mqworker.cli.options import Failed, ServiceClient, Verb, stage_path, uses_service
 from mqworker.client import API, Client
@@ -128,10 +130,10 @@ class _Sending:
         told = _Attempts(self._service, self._stage, message_id, self._note) if self._wait else contextlib.nullcontext()
         try:
             with told:
-                answer = self._service.client.request(
-                    *("POST", path, body, self._content_type, self._service.timeout + 5.0),
-                    {"X-Message-Id": message_id} | self._headers,
-                )
+                headers, timeout = {"X-Message-Id": message_id} | self._headers, self._service.timeout
+                request = self._service.client.request
+                ask = partial(request, "POST", path, body, self._content_type, timeout + 5.0, headers)
+                answer = until_begun(ask, timeout, self._tell, time.sleep)
         except CallError as error:
             if reason := error.problem.get("reason"):
                 kind = f"{error.problem['error_type']}: " if error.problem.get("error_type") else ""
@@ -147,6 +149,9 @@ class _Sending:
             self._result(self._last)
         elif self._service.as_json:
             output.data(self._last)
+
+    def _tell(self, why: str) -> None:
+        self.progress.update(output.clean(f"{self.sent} sent; {why}"), now=True)
 
     def _result(self, answer: dict[str, Any]) -> None:
         if self._service.as_json:

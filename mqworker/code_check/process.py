@@ -89,7 +89,7 @@ def _find(question: CodeQuestion) -> CodeFound:
         return CodeFound(
             None,
             f"the code in {text(str(folder))} is not copied ({text(str(error))}): a Consumer that starts after an edit"
-            " imports what it finds then, under the previous generation",
+            " imports what it finds then, under the present generation's number",
         )
     remove_unneeded(store, frozenset((copy.digest, *question.needed)))
     return CodeFound(copy)

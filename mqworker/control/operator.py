@@ -1,8 +1,10 @@
 """What the main thread carries out for the HTTP threads, and how long each may take.
 
 `service/operations` is the Operator. `Control.ask` calls its operations, which run on the main loop and fail with
-ControlError or ChangeRefused. An operation that has to ask a process takes its deadline as an argument; the caller
-gives it to `Control.ask` as well, which waits a little longer.
+ControlError or ChangeRefused. One that asks a process ends in time by itself: within the deadline or the patience that
+it takes as an argument, or else within one of its own, for which the caller allows STORE_DEADLINE (`ask_held`),
+FIND_DEADLINE (`find_message`) or BULK_DEADLINE (`bulk`). The caller gives this to `Control.ask`, which waits a little
+longer.
 """
 
 from collections.abc import Mapping

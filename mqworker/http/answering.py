@@ -15,7 +15,7 @@ from mqworker.http.routing import Api
 from mqworker.http.serving import Listener
 from mqworker.http.totals import Totals
 
-SPARE = 8  # threads over TCP that are left when all places are taken
+SPARE = 4  # threads over TCP that are left when all places are taken
 UNIX_SPARE = 4
 
 
@@ -39,12 +39,13 @@ class Answering:
         self._logins.url = _url(host, port)
         places = self.api.tcp
         access = Access(self._app, names, self._identify, places)
-        return Listener(access, listening, places.threads + SPARE, self._max_body)
+        return Listener(access, listening, places, SPARE, self._max_body)
 
     def over_unix(self, listening: socket.socket) -> Listener:
         """Return the listener on the unix socket, not yet started."""
-        access = Access(self._app, UNIX_HOSTS, _is_owner, self.api.unix)
-        return Listener(access, listening, self.api.unix.threads + UNIX_SPARE, self._max_body)
+        places = self.api.unix
+        access = Access(self._app, UNIX_HOSTS, _is_owner, places)
+        return Listener(access, listening, places, UNIX_SPARE, self._max_body)
 
     def _identify(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
         environ[CALLER] = caller = self._logins.identify(environ)

@@ -43,13 +43,16 @@ def stack(api: Api, stage: str, slot: str) -> Any:
 
 
 def replace(api: Api, stage: str, slot: str) -> Any:
-    """Replace a Consumer."""
+    """Replace a Consumer; of one that is killed, tell what it had in hand."""
     asked, number = body(Replacement), _number(slot)
     question = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "", asked.seq)
     name = api.stage(stage).name
     answer = api.control.ask(lambda operator: operator.ask_producer(name, question, STORE_DEADLINE), STORE_DEADLINE)
     assert isinstance(answer, ReplaceAnswer)
-    return {"slot": number, "pid": answer.pid, "now": asked.now}, 202
+    told: dict[str, Any] = {"slot": number, "pid": answer.pid, "now": asked.now}
+    if asked.now:
+        told |= {"in_hand": answer.in_hand, "running": answer.running, "message_id": answer.message_id or None}
+    return told, 202
 
 
 def _number(slot: str) -> int:

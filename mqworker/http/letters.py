@@ -22,7 +22,7 @@ from mqworker.http.problems import Problem
 from mqworker.http.queues import SEARCH, in_full
 from mqworker.http.routing import API, Api, Route, body, number
 from mqworker.http.sending import FORM, TABLE, header
-from mqworker.ipc.admin_messages import LOOK_AT, LetterFilter
+from mqworker.ipc.admin_messages import LOOK_AT, LetterFilter, Text
 
 LISTED = 100  # dead letters that are listed by default
 NAMED = 200  # dead letters that one request names
@@ -39,7 +39,7 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Which dead letters: those named, those with one reason, or all; `dry` only counts them."""
 
     ids: list[str] | None = None
-    reason: str = ""
+    reason: Text = ""  # not given; else it must not be empty, as that would be all
     limit: Annotated[int, Meta(ge=1, le=LOOK_AT)] = LOOK_AT
     dry: bool = False
 

@@ -1,10 +1,13 @@
 """How many calls may wait or be slow, and how many streams may run, at the same time on one listener.
 
 Runs in the server's threads; one instance for each listener, which access.py puts into the environ of requests. Each
-waiting call, each stream, each slow call (which goes through a queue, or has user code checked), and each call that
-sends occupies a thread. Their places are apart, so that neither a page with many tabs nor a broker that does not answer
-keeps anybody from pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command
-line waiting. Sends are short while the broker confirms: more of them than there are places wait for each other then.
+waiting call, each stream, and each slow call (which goes through a queue, or has user code checked) occupies a thread.
+Their places are apart, so that neither a page with many tabs nor a broker that does not answer keeps anybody from
+pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
+
+Calls that send without waiting for a result have a few threads of their own (serving.py), and queue for them in front
+of the app. Of those that send many lines only two are with the broker at a time: a dozen share it so that none of them
+is confirmed within its deadline. Counted here is whether the broker answers at all: only if not are sends refused.
 """
 
 import logging
@@ -13,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mqworker.control.errors import ControlError
 from mqworker.http.problems import Problem, retry_later
 from mqworker.ipc import logs
 
@@ -21,8 +25,9 @@ KINDS = ("feed", "logs", "events")  # of streams
 CALLS = 8  # calls that may wait at the same time, on each listener
 SLOW = 6  # calls at the same time that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
-TCP_SENDS, UNIX_SENDS = 32, 16  # which wait for the broker's confirm
-CONFIRMING = 1.0  # seconds that a send takes at most at a broker that confirms
+TCP_SENDS, UNIX_SENDS = 8, 4  # requests at the same time that send one message
+LINES_SENDS = 2  # those that send many, on each listener; they share the broker, so with more each takes longer
+UNANSWERED = ("deadline", "unavailable")  # kinds of errors of a send to which the broker has said nothing
 SOON = 2  # seconds after which a caller may try again
 QUIET = 60.0  # seconds between two log lines about refusals
 
@@ -35,9 +40,9 @@ class Places:
     def __init__(self, calls: int, streams: int, sends: int) -> None:
         self.calls, self.streams, self.sends = calls, streams, sends
         self._lock = threading.Lock()
-        self._sent = threading.Condition()
-        self._sends: dict[int, float] = {}  # when each that is under way began, by its number, the oldest first
-        self._last_send = 0
+        self._sending = 0  # sends under way
+        self._answered = 0  # sends to which the broker has said anything
+        self._silent = False  # one was not answered, and neither was any other meanwhile
         self._waiting = self._slow = 0
         self.running = dict.fromkeys(KINDS, 0)  # streams, by their kind
         self.refused = 0  # streams
@@ -45,8 +50,8 @@ class Places:
 
     @property
     def threads(self) -> int:
-        """How many threads are occupied when all places are taken."""
-        return self.calls + self.streams + SLOW + self.sends
+        """How many threads are occupied when all places are taken; those that send are others."""
+        return self.calls + self.streams + SLOW
 
     @property
     def free(self) -> tuple[int, int]:
@@ -81,26 +86,25 @@ class Places:
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Hold a place for a send while inside; raises a 503 Problem.
+        """Send inside; raises a 503 Problem while the broker confirms nothing: then only one tries it at a time.
 
-        When all are taken, it waits for one, unless one of them has waited for its confirm for long.
+        However long a send takes, the broker is not silent while others are answered.
         """
-        with self._sent:
-            self._sent.wait_for(lambda: len(self._sends) < self.sends or self._overdue(), CONFIRMING)
-            if len(self._sends) >= self.sends:
-                raise retry_later(f"{self.sends} requests wait until the broker has confirmed what they send", SOON)
-            self._last_send += 1
-            number = self._last_send
-            self._sends[number] = time.monotonic()
+        with self._lock:
+            if self._silent and self._sending:
+                raise retry_later("the broker confirms nothing, and another request is trying it", SOON)
+            self._sending += 1
+            before, unanswered = self._answered, False
         try:
             yield
+        except ControlError as error:
+            unanswered = error.kind in UNANSWERED
+            raise
         finally:
-            with self._sent:
-                del self._sends[number]
-                self._sent.notify()
-
-    def _overdue(self) -> bool:
-        return time.monotonic() - next(iter(self._sends.values())) > CONFIRMING
+            with self._lock:
+                self._sending -= 1
+                self._answered += not unanswered
+                self._silent = unanswered and (self._silent or self._answered == before)
 
     def take_stream(self, kind: str) -> None:
         """Take a place for a stream, which `give_stream` returns; raises a 503 Problem."""

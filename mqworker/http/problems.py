@@ -34,6 +34,7 @@ KINDS = {  # of ControlError, which includes the broker admin's kinds
     "conflict": 412,
     "too_large": 413,
 }
+FULL = "full"  # the kind of a refusal before anything was begun; the command line tries again
 
 log = logging.getLogger("mqworker.http")
 
@@ -77,8 +78,8 @@ class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
 
 
 def retry_later(detail: str, seconds: int) -> Problem:
-    """Return a 503 that asks the client to try again after `seconds`."""
-    return Problem(503, detail, headers={"Retry-After": str(seconds)})
+    """Return a 503 that asks the client to try again after `seconds`; nothing of the request was begun."""
+    return Problem(503, detail, headers={"Retry-After": str(seconds)}, kind=FULL)
 
 
 def problem_of(error: Exception) -> Problem:

@@ -43,11 +43,10 @@ def send(api: Api, stage: str) -> Any:
     properties = _properties()
     message_id = properties.message_id
     question = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
-    if not wait:
-        with api.places.sending():
+    with api.waiting() if "wait" in request.args else api.places.sending():  # as serving.py tells them apart
+        if not wait:
             api.control.ask_admin("send", question, SEND_DEADLINE)
-        return {"message_id": message_id}, 202
-    with api.waiting():
+            return {"message_id": message_id}, 202
         began = time.monotonic()
         try:
             replies = api.control.ask_admin("call", question, wait)
@@ -83,8 +82,10 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
         numbers.append(at)
         messages.append((_encoded(properties), data))
     question = {"queue": config.input.queue, "messages": messages}
-    with api.places.sending():
-        told = api.control.ask_admin("send_many", question, SEND_DEADLINE) if messages else []
+    told = []
+    if messages:
+        with api.places.sending():
+            told = api.control.ask_admin("send_many", question, SEND_DEADLINE)
     refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, told, strict=True) if reason]
     return {"message_id": run, "confirmed": told.count(""), "refused": refused}
 

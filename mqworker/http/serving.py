@@ -1,21 +1,24 @@
 """One waitress server on a listening socket, with what waitress lacks.
 
 Runs in one thread (all input and output of the listener) and in waitress's task threads (the app). Added here: health
-has a separate task thread, so that it never waits behind other requests; the size limit of a body depends on its path
-and is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not
-read, ends its connection; idle connections are closed sooner when there are too many; a client whose body is refused
-can read why; stopping takes bounded time.
+has a separate task thread, so that it never waits behind other requests; what sends has a few of its own and queues for
+them, so that nothing else waits behind a broker that does not confirm; the size limit of a body depends on its path and
+is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not read,
+ends its connection; idle connections are closed sooner when there are too many; a client whose body is refused can read
+why; stopping takes bounded time.
 """
 
 import contextlib
 import copy
 import logging
 import math
+import re
 import resource
 import socket
 import threading
 import time
 from typing import Any
+from urllib.parse import parse_qsl
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -25,6 +28,7 @@ from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from mqworker.http.access import HEADERS, Wsgi
+from mqworker.http.places import LINES_SENDS, Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 
@@ -36,6 +40,7 @@ ARRIVAL = 30.0  # seconds for a request to arrive whole
 UNREAD = 30.0  # seconds that a client may leave its answer unread
 LINGER = 10.0  # seconds in which the rest of a refused body is thrown away
 HEALTH = frozenset(f"{at}/{name}" for at in ("", API) for name in ("livez", "readyz"))
+SENDS = re.compile(rf"{API}/stages/[^/]+/messages")
 MESSAGES = "/messages"  # the end of the paths that take large bodies
 LINES_BODY = 4 << 20  # bytes of a body whose lines are messages, also where each of them must be smaller
 
@@ -122,11 +127,18 @@ class _Rules:
 
     channel_class = _Channel
     health: ThreadedTaskDispatcher
+    sends: ThreadedTaskDispatcher
+    lines: ThreadedTaskDispatcher
 
     def add_task(self: Any, channel: Any) -> None:
         """Queue a request for a task thread; called by the input thread and by task threads."""
-        path = getattr(channel.requests[0], "path", "")  # one whose head cannot be parsed has none
+        request = channel.requests[0]
+        path = getattr(request, "path", "")  # one whose head cannot be parsed has none
         lane = self.health if path in HEALTH else self.task_dispatcher
+        if SENDS.fullmatch(path) and request.command == "POST":
+            given = {name for name, _ in parse_qsl(request.query, keep_blank_values=True)}
+            if "wait" not in given:
+                lane = self.lines if "each" in given else self.sends
         lane.add_task(channel)
 
     def handle_accept(self: Any) -> None:
@@ -158,12 +170,13 @@ class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]  # as above
 class Listener:
     """A server and its thread; `app` answers the requests."""
 
-    def __init__(self, app: Wsgi, listening: socket.socket, threads: int, max_body: int) -> None:
+    def __init__(self, app: Wsgi, listening: socket.socket, places: Places, spare: int, max_body: int) -> None:
+        """`spare` threads are left for other calls when all places are taken."""
         self._map: dict[int, Any] = {}
         adjustments = _adjustments(max_body)
         kind = _UnixServer if listening.family == socket.AF_UNIX else _TcpServer
-        dispatcher, health = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
-        self._dispatchers = (dispatcher, health)
+        dispatcher, health, sends, lines = (ThreadedTaskDispatcher() for _ in range(4))
+        self._dispatchers = (dispatcher, health, sends, lines)
         self._server = kind(
             app,
             self._map,
@@ -173,9 +186,11 @@ class Listener:
             bind_socket=False,
             sockinfo=(listening.family, listening.type, listening.proto, listening.getsockname()),
         )
-        self._server.health = health
-        dispatcher.set_thread_count(threads)
+        self._server.health, self._server.sends, self._server.lines = health, sends, lines
+        dispatcher.set_thread_count(places.threads + spare)
         health.set_thread_count(1)
+        sends.set_thread_count(places.sends)
+        lines.set_thread_count(LINES_SENDS)
         self._over = threading.Event()
         self._end = 0.0  # when stop gives up
         self._thread = threading.Thread(target=self._run, name=f"http-{listening.family.name}", daemon=True)
@@ -191,8 +206,6 @@ class Listener:
         self._end = time.monotonic() + deadline
         self._over.set()
         self._server.pull_trigger()
-        for dispatcher in self._dispatchers:
-            dispatcher.set_thread_count(0)
 
     def join(self, deadline: float) -> None:
         """Wait at most `deadline` seconds for the thread to end."""
@@ -208,6 +221,8 @@ class Listener:
         self._server.socket.close()
         while self._busy() and time.monotonic() < self._end:
             self._turn(0.05)
+        for dispatcher in self._dispatchers:  # not sooner: they also answer what has queued for them
+            dispatcher.set_thread_count(0)
         for channel in list(self._server.active_channels.values()):
             _quietly(channel.handle_close)
 

@@ -18,7 +18,7 @@ from mqworker.ipc.records import TaggedRecord
 LOOK_AT = 10_000  # dead letters that one look goes through, and that a selection names at most
 NAMED = 3_000  # ids in a filter: as many as a request without messages has room for
 
-Text = Annotated[str, Meta(max_length=1000)]
+Text = Annotated[str, Meta(min_length=1, max_length=1000)]  # an empty one would fit every letter
 
 
 class AdminQuestion(TaggedRecord, frozen=True, tag="ask"):
@@ -40,7 +40,10 @@ class AdminAnswer(TaggedRecord, frozen=True, tag="answer"):
 
 
 class LetterFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which dead letters: those that fit everything that is given; without anything, all."""
+    """Which dead letters: those that fit everything that is given; without anything, all.
+
+    What is not given is "", which is not accepted as what is asked for: whoever gives a filter does not mean all.
+    """
 
     reason: Text = ""
     error_type: Text = ""

@@ -91,6 +91,9 @@ class ReplaceAnswer(TaggedRecord, frozen=True, tag="replace_answer"):
     refused: str = ""  # why it is not, in one sentence
     unknown: bool = False  # because there is no such Consumer
     pid: int = 0  # of the one that is replaced
+    in_hand: int = 0  # messages that it had when it was killed;
+    running: int = 0  # those of them that did not wait for a shared object
+    message_id: str = ""  # of the one that ran, if it was the only one
 
 
 class FaultCount(msgspec.Struct, frozen=True):

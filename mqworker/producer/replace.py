@@ -5,7 +5,8 @@ When a Consumer is killed, its message is charged as with a crash, because that 
 message that gets each Consumer stuck would go round for ever. It is asked for its stacks first, which are then in the
 evidence; that takes at most a second. The caller may say which process and which message it has seen: if it is another
 by then, nothing is done, so that no message is charged for the one before it. Not every message has an id, and a
-Consumer may have had none in hand: the number in the ledger tells these apart, too.
+Consumer may have had none in hand: the number in the ledger tells these apart, too. The answer says what a killed one
+had in hand: one that ran is charged, of several the one at fault (blame.py).
 """
 
 import time
@@ -58,8 +59,11 @@ def changed(asked: AskReplace, pid: int, in_hand: Mapping[int, str]) -> str:
 
 
 def _kill(stacks: Stacks, asked: AskReplace, lane: Lane) -> ReplaceAnswer:
-    if why := changed(asked, lane.pid, {} if lane.state == "dead" else stacks.in_hand(lane)):
+    in_hand = {} if lane.state == "dead" else stacks.in_hand(lane)
+    if why := changed(asked, lane.pid, in_hand):
         return ReplaceAnswer(asked.number, why)
+    running = [seq for seq in stacks.running(lane) if seq in in_hand]
     lane.replace_reason = lane.replace_reason or REASON
     lane.kill(KILLED)
-    return ReplaceAnswer(asked.number, pid=lane.pid)
+    only = in_hand[running[0]] if len(running) == 1 else ""
+    return ReplaceAnswer(asked.number, pid=lane.pid, in_hand=len(in_hand), running=len(running), message_id=only)

@@ -61,6 +61,10 @@ class Roster:
         """Whether its Consumer may get messages, once it is set up."""
         return lane.code in self.switch.at_work
 
+    def state_of(self, lane: Lane) -> str:
+        """Return a lane's state as an operator sees it: an idle one that may get no message is spare."""
+        return "spare" if lane.state == "idle" and not self.at_work(lane) else lane.state
+
     def busy(self) -> list[Lane]:
         """Lanes with a chunk."""
         return [lane for lane in self.lanes.values() if lane.state == "busy"]

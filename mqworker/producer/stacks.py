@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from mqworker.ipc.inspection import AskStack, StackAnswer
 from mqworker.ipc.output import CRASH
+from mqworker.ipc.slots import meant
 from mqworker.producer.evidence import split_stack
 from mqworker.producer.lane import Lane
 from mqworker.producer.roster import Roster
@@ -85,6 +86,10 @@ class Stacks:
         """Return the messages that a Consumer works on, by their numbers in the ledger: their ids."""
         return {seq: str(self._labels(seq).get("message_id", "")) for seq in _working(lane) if seq}
 
+    def running(self, lane: Lane) -> list[int]:
+        """Return those of them that may be charged with a crash: the others wait for a shared object."""
+        return [seq for seq, began in _working(lane).items() if seq and began]
+
     def _look(self, lane: Lane, watch: StackWatch, then: Callable[[str], None]) -> None:
         stack = watch.look(lane.output_tail, time.monotonic())
         if stack is None and lane.state != "dead":
@@ -111,9 +116,9 @@ def _working(lane: Lane) -> dict[int, float]:
 
 def lane_of(roster: Roster, slot: int) -> Lane | None:
     """Return the lane of a slot's Consumer: while one replaces another, the one that gets messages or has one."""
-    found = [lane for lane in roster.lanes.values() if lane.slot == slot and lane.state != "dead"]
-    order = ("busy", "idle", "starting", "leaving")
-    return min(found, key=lambda lane: (order.index(lane.state), -lane.number), default=None)
+    found = sorted((lane for lane in roster.lanes.values() if lane.slot == slot), key=lambda lane: lane.number)
+    place = meant([roster.state_of(lane) for lane in found])
+    return None if place is None else found[place]
 
 
 def no_such(roster: Roster, slot: int) -> str:

@@ -124,7 +124,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
         slot=lane.slot,
         pid=lane.pid,
         leaving=bool(lane.replace_reason) or lane.number in stage.dispatch.fleet.roster.leaving,
-        state="spare" if lane.state == "idle" and not stage.dispatch.fleet.roster.at_work(lane) else lane.state,
+        state=stage.dispatch.fleet.roster.state_of(lane),
         generation=lane.generation,
         code=lane.code,
         done=lane.done,

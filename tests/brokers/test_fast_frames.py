@@ -100,6 +100,20 @@ def test_what_is_no_whole_delivery_is_left_to_be_taken_frame_by_frame():
     assert not deliveries.take_whole(data, 0, next(frames(data))[2] + 1)
 
 
+def test_the_content_of_another_channel_in_between_is_nobody_elses():
+    """A broker may send whole frames of one channel between those of another; each delivery keeps its own content."""
+    told: list[tuple[object, ...]] = []
+    deliveries = Deliveries(lambda *delivery: told.append(delivery))
+    method = pika.spec.Basic.Deliver("consumer", 1, False, "", "q")
+    ours, theirs = (
+        by_pika(3, method, block("text/plain", None), b"ours"),
+        by_pika(4, method, block(None, None), b"theirs"),
+    )
+    first, other = next(frames(ours))[2] + 1, next(frames(theirs))[2] + 1
+    assert not deliveries.take_whole(ours[:first] + theirs[other:] + ours[first:], 0, first)
+    assert not told
+
+
 def test_other_methods_are_left_to_pika():
     """Only deliveries are handled here."""
     deliveries = Deliveries(lambda *delivery: pytest.fail(f"{delivery}"))

@@ -99,6 +99,61 @@ def test_a_failure_is_told_while_no_line_comes(project):
     assert b"the broker is gone" in told
 
 
+def full() -> bytes:
+    """Return a refusal of what was not even begun, for a second."""
+    refusal = problem("503 Service Unavailable", detail="the broker confirms nothing", kind="full")
+    return refusal.replace(b"\r\n\r\n", b"\r\nRetry-After: 1\r\n\r\n", 1)
+
+
+@pytest.mark.parametrize("how", ["lines", "body"])
+def test_what_was_not_begun_is_sent_again(project, how):
+    """A request that the service refuses for now is made again after what Retry-After says, and the user sees why."""
+    good, times = answer(2) if how == "lines" else response("202 Accepted", b'{"message_id": "x"}'), []
+
+    def reply(_head: bytes) -> bytes:
+        times.append(time.monotonic())
+        return full() if len(times) == 1 else good
+
+    with tiny_server(project / "s", reply) as server:
+        body = [] if how == "lines" else ["1"]
+        done = mqworker(*SEND, *body, cwd=project, stdin=None if body else "1\n2\n")
+    assert done.returncode == Exit.OK, done.stderr
+    assert "0 sent; the broker confirms nothing; trying again in 1 s" in done.stderr
+    assert "may have been" not in done.stderr
+    assert len(times) == 2
+    assert times[1] - times[0] > 0.9
+    assert server.bodies[0] == server.bodies[1]
+
+
+def test_what_was_not_begun_is_given_up_after_the_timeout(project):
+    """Once --timeout has passed, the lines are named as not sent."""
+    with tiny_server(project / "s", lambda head: answer(1) if b"first=1 " in head else full()) as server:
+        done = mqworker(*SEND, "--timeout", "1.5", "--rate", "10", cwd=project, stdin="1\n2\n")
+    assert done.returncode == Exit.NO_ANSWER
+    assert "stopped: 1 sent" in done.stderr
+    assert "line 2 was not sent: the broker confirms nothing" in done.stderr
+    assert "may have been" not in done.stderr
+    assert len(server.requests) == 4, "line 1, and line 2 thrice"
+
+
+def test_ctrl_c_ends_the_wait_to_send_again(project):
+    """Ctrl-C while a batch waits to be sent again ends it at once, and no line is said to be unknown."""
+    refusal = full().replace(b"Retry-After: 1", b"Retry-After: 20")
+    with tiny_server(project / "s", lambda _: refusal), sender(project) as sending:
+        try:
+            sending.stdin.write(b"{}\n")
+            assert b"trying again in 20 s" in sending.stderr.readline()
+            began = time.monotonic()
+            sending.send_signal(signal.SIGINT)
+            _, told = sending.communicate(timeout=AMPLE)
+        finally:
+            sending.kill()
+    assert time.monotonic() - began < 10
+    assert sending.returncode == 130
+    assert b"interrupted: 0 sent" in told
+    assert b"may have been" not in told
+
+
 def test_refused_lines_are_named(project):
     """Each line that the broker refused is named with the reason, and no line behind that batch is sent."""
     refused = answer(2, (2, "queue full"), (3, "queue full"), (5, "queue full"))

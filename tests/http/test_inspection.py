@@ -95,7 +95,7 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
     """Both are POSTs; the second says whether its message may be charged."""
     service.answers = {
         AskStack: StackAnswer(1, "File jobs.py", 2, 4242, "m-1", 3.25),
-        AskReplace: ReplaceAnswer(1, pid=4242),
+        AskReplace: ReplaceAnswer(1, pid=4242, in_hand=2, running=1, message_id="m-1"),
     }
     told = service.ask("POST", STACK)
     assert (told.status, told.json) == (
@@ -103,8 +103,9 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
         {"slot": 2, "pid": 4242, "message_id": "m-1", "seconds": 3.25, "stack": "File jobs.py"},
     )
     told = service.ask("POST", REPLACE, {"now": True})
-    assert (told.status, told.json) == (202, {"slot": 2, "pid": 4242, "now": True})
-    assert service.ask("POST", REPLACE).json["now"] is False
+    had = {"in_hand": 2, "running": 1, "message_id": "m-1"}
+    assert (told.status, told.json) == (202, {"slot": 2, "pid": 4242, "now": True} | had)
+    assert service.ask("POST", REPLACE).json == {"slot": 2, "pid": 4242, "now": False}
     service.ask("POST", REPLACE, {"now": True, "pid": 4242, "message_id": "m-1"})
     service.ask("POST", REPLACE, {"now": True, "pid": 4242, "seq": 0})
     later, now = AskReplace(0, 2, now=False), AskReplace(0, 2, now=True)

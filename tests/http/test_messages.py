@@ -289,7 +289,10 @@ def test_dead_letters(service):
     unknown = service.ask("GET", f"{dlq}/zz")
     assert (unknown.status, "`mqworker dlq list` shows them" in unknown.json["detail"]) == (404, True)
     assert service.ask("DELETE", f"{dlq}/zz").status == 404
-    assert service.ask("POST", f"{dlq}/replay", {"id": "ab12"}).status == 422
+    for wrong in ({"id": "ab12"}, {"reason": ""}):
+        assert service.ask("POST", f"{dlq}/replay", wrong).status == 422
+    empty = service.ask("GET", f"{dlq}?message_id=")
+    assert (empty.status, "message_id" in empty.json["detail"]) == (422, True)
     assert service.ask("GET", "/api/v1/stages/zeta/dlq").status == 404
 
 
@@ -300,7 +303,7 @@ def test_selections(service):
     selected = service.ask("POST", f"{dlq}/selections", {"error_type": "ValueError", "ids": ["a"]})
     assert (selected.status, selected.json["count"]) == (201, 2)
     assert service.asked[-1][1] == {"stage": "alpha", "chosen": {"error_type": "ValueError", "ids": ["a"]}}
-    for wrong in ({"type": "x"}, {"limit": 0}, {"ids": ["a"] * 3001}):
+    for wrong in ({"type": "x"}, {"limit": 0}, {"ids": ["a"] * 3001}, {"message_id": ""}):
         assert service.ask("POST", f"{dlq}/selections", wrong).status == 422
     path = f"{dlq}/selections/5e1ec7"
     refused = service.ask("POST", f"{path}/replay", {"count": 3})

@@ -1,5 +1,6 @@
 """The listeners: addresses in use, floods, slow and large requests, and stopping."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mqworker.http import serving
+from mqworker.http.places import UNIX_SENDS
 from mqworker.http.server import HttpServer
 from tests.http.operator import LittleService
 from tests.support.ports import free_port
@@ -232,6 +234,44 @@ def test_stop_does_not_wait_for_ever(service):
     assert time.monotonic() - began < AMPLE / 3
     unblock.set()
     connection.close()
+
+
+def test_what_has_queued_is_answered_at_a_stop(service):
+    """Sends that wait for a thread when the server is stopped are sent and answered all the same."""
+    release, statuses = threading.Event(), []
+
+    async def later() -> None:
+        while not release.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.01)
+
+    service.admin["send"] = lambda _arguments: later()
+
+    def send() -> None:
+        statuses.append(service.ask_unix("POST", "/api/v1/stages/alpha/messages", {}).status)
+
+    sends = [threading.Thread(target=send) for _ in range(2 * UNIX_SENDS)]
+    for each in sends:
+        each.start()
+    channels = service.server._listeners[1]._server.active_channels
+    queued = len(sends) - UNIX_SENDS
+    wait_for(lambda: sum(len(each.requests) for each in [*channels.values()]) == len(sends), AMPLE, "all to arrive")
+    assert len(service.asked) <= len(sends) - queued
+    stop = threading.Thread(target=service.server.stop, args=(AMPLE / 2,))
+    stop.start()
+    assert service.server._answering.api.stopping.wait(AMPLE)
+    release.set()
+    for each in [*sends, stop]:
+        each.join(AMPLE)
+    assert statuses == [202] * len(sends)
+
+
+def test_the_server_has_few_threads(tmp_path):
+    """Calls that must not wait for each other have threads of their own, and these are few."""
+    before = threading.active_count()
+    little = LittleService(tmp_path)
+    threads = threading.active_count() - before
+    little.close()
+    assert threads < 75
 
 
 def test_nothing_is_left(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from mqworker.producer.code_switch import CodeSwitch, Staff
 from mqworker.producer.roster import Roster
+from mqworker.producer.stacks import lane_of
 
 NEW, OLD, CANDIDATE = 3, 2, 4
 
@@ -13,8 +14,8 @@ NEW, OLD, CANDIDATE = 3, 2, 4
 class Facts(SimpleNamespace):
     """What the roster reads of a lane."""
 
-    def __init__(self, number=1, state="idle", code=NEW, seats=None, taken=True, busy=0.0):
-        super().__init__(number=number, state=state, code=code, seats=seats, busy=busy)
+    def __init__(self, number=1, state="idle", code=NEW, seats=None, taken=True, busy=0.0, slot=0):
+        super().__init__(number=number, state=state, code=code, seats=seats, busy=busy, slot=slot)
         self.open = state == "busy" and taken
 
     def busy_seconds(self, now):
@@ -87,3 +88,24 @@ def test_the_busy_time_of_dead_consumers_stays_counted():
     one.remove(second, 10.0)
     assert one.busy_seconds(20.0) == 11.0 + 25.0
     assert (one.lanes, one.seated, one.leaving) == ({1: first}, {}, set())
+
+
+@pytest.mark.parametrize(
+    ("lanes", "meant"),
+    [
+        ((), None),
+        ((Facts(1, slot=1),), None),
+        ((Facts(1, "dead"),), None),
+        ((Facts(1), Facts(2, code=CANDIDATE)), 1),  # a change is prepared: the newer one gets no message
+        ((Facts(1, "busy"), Facts(2, code=CANDIDATE)), 1),
+        ((Facts(1, code=OLD), Facts(2)), 2),
+        ((Facts(1, code=OLD), Facts(2, "starting")), 1),
+        ((Facts(1), Facts(2)), 2),
+        ((Facts(1, "leaving"), Facts(2, "starting")), 2),
+        ((Facts(1, "leaving"),), 1),
+    ],
+)
+def test_which_of_two_consumers_in_a_slot_is_meant(lanes, meant):
+    """The one that gets messages or has one; of equal ones the newest."""
+    found = lane_of(roster(*reversed(lanes)), 0)
+    assert (found and found.number) == meant

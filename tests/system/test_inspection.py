@@ -210,6 +210,23 @@ def test_a_consumer_is_replaced_when_it_is_done_or_now(service):
     comes_to(service, "charged", "dropped", "result")
 
 
+def test_of_several_in_hand_the_verb_claims_no_charge_that_does_not_happen(service):
+    """What `replace --now` says of the messages in hand is what the log says at the Consumer's end."""
+    for name in ("several-1", "several-2", "several-3"):
+        send(service, "seats", name, wait="go-5")
+    wait_for(lambda: len(service.stage("seats")["actual"]["consumers"][0]["messages"]) == 3, 30, "three in hand")
+    (before,) = service.stage("seats")["actual"]["consumers"]
+    killed = service.cli("replace", "0", "--stage", "seats", "--now")
+    assert killed.returncode == 0, killed.stderr
+    assert "its 3 messages in hand run again" in killed.stderr
+    (service.folder / "go-5").touch()
+    comes_to(service, "several-3", "dropped", "result")
+    (ended,) = [
+        each for each in service.events() if each.get("consumer_pid") == before["pid"] and "ended" in each["event"]
+    ]
+    assert "3 messages in hand will run again, uncharged" in ended["msg"]
+
+
 def _consumers(service: ServiceProcess, slot: int) -> list[dict[str, Any]]:
     return [each for each in service.stage("work")["actual"]["consumers"] if each["slot"] == slot]
 

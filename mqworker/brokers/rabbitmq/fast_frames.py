@@ -104,6 +104,8 @@ class Deliveries:
         body = header + _AROUND + length
         if kind != HEADER or body + FRAME.size > size or FRAME.unpack_from(buffer, body) != (BODY, channel, missing):
             return 0
+        if buffer[at + 1 : at + 3] != buffer[header + 1 : header + 3]:  # frames of another channel may come in between
+            return 0
         end = body + _AROUND + missing
         if end > size:
             return 0

@@ -1,5 +1,5 @@
-// The Consumers of a stage: what each has in hand and since when, its memory and processor, how the one before it ended;
-// a stack on demand, and another in its place. Receives the stage's detail once a second.
+// The Consumers of a stage: what each has in hand and uses, how the last one ended; its stack, another in its
+// place. Receives the stage's detail each second.
 
 import { at, call } from "./api.js";
 import { act, ask, tell } from "./dialog.js";
@@ -22,7 +22,7 @@ const LEVELS = { busy: "ok", idle: "ok", spare: "" };
 export function consumers(stage) {
   let [second, wanted] = [0, 0]; // wanted: the generation
   const rows = table(COLUMNS, ({ slot, pid }) => `${slot} ${pid}`, (row, { slot }) => make(row, stage, slot),
-    (row, each) => update(row, each, second, wanted), "consumers");
+    (row, each) => update(row, each, second, wanted, (row.holds = holds(each))), "consumers");
   const root = panel("Consumers", rows.root);
   return {
     root,
@@ -44,8 +44,7 @@ function make(row, stage, slot) {
   row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot, row.holds), `Replace Consumer ${slot}`, "command small"));
 }
 
-function update(row, { state, pid, seq, message_id: id, messages, held_by: holder, cpu, exit, leaving, generation }, second, wanted) {
-  row.holds = { pid: pid || null, seq, id }; // pid null: it is being started
+function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit, leaving, generation }, second, wanted) {
   const old = leaving ? state !== "leaving" && "leaving" : pid && generation < wanted && `generation ${generation}`;
   dot(row.state, LEVELS[state] ?? "warning", [state, old].filter(Boolean).join(", "));
   const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
@@ -63,14 +62,17 @@ async function showStack(stage, slot, pressed) {
   const { ok, data, problem } = await call("POST", at`stages/${stage}/consumers/${slot}/stack`);
   pressed.disabled = false;
   if (!ok) return tell(`No stack of Consumer ${slot}: ${problem}`, "error");
-  const doing = data.message_id ? `on message ${data.message_id} for ${seconds(data.seconds)}` : "with no message in hand";
+  const doing = data.message_id ? `on message ${data.message_id} for ${seconds(data.seconds)}` : "without a message";
   return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }), h("pre", { tabindex: 0, text: data.stack })], []);
 }
 
-// What it had when this was asked: its process, its message (`seq`, 0: none). With another one it is not killed: the service refuses.
+// Pure. What must be the same: its process; its message, alone for 2 s.
+export const holds = ({ pid, seq, message_id: id, message_seconds: s, messages: { length: n } }) =>
+  ({ pid: pid || null, ...(n < 2 && s >= 2 && { seq, id }) });
+
 async function replace(stage, slot, { pid, seq, id }) {
-  const later = "After its message: it finishes what it has in hand, then another takes its place.";
-  const now = `Now: it is killed. ${id ? `Message ${id}` : "Its message"} counts as a crash and is tried again; after crash.max crashes it becomes a dead letter.`;
+  const later = "After its message: it finishes what it has, then another takes its place.";
+  const now = `Now: it is killed. ${id ? `Message ${id}` : "Its message, of several the one at fault,"} counts as a crash and is tried again; after crash.max crashes it is a dead letter.`;
   const chosen = await ask(`Replace Consumer ${slot} of ${stage}?`, [h("p", { text: later }), h("p", { text: now })],
     [["later", "Replace after its message", "primary"], ["now", "Kill and replace now", "danger"]]);
   const body = chosen === "now" ? { now: true, pid, seq } : { pid };

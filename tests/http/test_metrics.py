@@ -82,7 +82,7 @@ def test_numbers(service):
     assert samples["mqworker_output_queue_messages", alpha] == 34
     assert samples["mqworker_consumers_desired", alpha] == 2
     assert samples["mqworker_lane_used", ("consumer", "1"), alpha] == 1
-    assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 64
+    assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 128
     assert samples["mqworker_lane_used", ("consumer", "0"), ("stage", "beta")] == 12
     assert samples["mqworker_lane_capacity", ("consumer", "0"), ("stage", "beta")] == 16, "its seats"
     assert samples["mqworker_consumer_held_seconds", ("consumer", "0"), ("stage", "beta")] >= 9

@@ -99,6 +99,8 @@ def _only_if(seen: dict[str, Any], message: str | None, *, now: bool) -> dict[st
 
 def _charged(killed: dict[str, Any]) -> str:
     """Return what becomes of the messages that a killed Consumer had in hand, as the service tells."""
+    if "in_hand" not in killed:
+        return "its message in hand is charged with a crash"  # all that a service of an earlier version lets us say
     many, running, name = killed["in_hand"], killed["running"], killed["message_id"]
     if not many:
         return "it had nothing in hand"

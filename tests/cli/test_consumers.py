@@ -85,6 +85,13 @@ def test_what_is_charged_is_told_as_the_service_says(tmp_path, monkeypatch, in_h
     assert result.stderr == f"energy: Consumer 1 (pid 42) is killed, and replaced{told}\n"
 
 
+def test_a_service_of_an_earlier_version_is_understood(tmp_path, monkeypatch):
+    """It does not say what was in hand: the package is updated before the service is restarted."""
+    answer = response("202 Accepted", json.dumps({"slot": 1, "pid": 42, "now": True}).encode())
+    result, _ = asked(tmp_path, monkeypatch, [BUSY], "--now", answer=answer)
+    assert (result.exit_code, "is killed, and replaced" in result.stderr) == (0, True)
+
+
 def test_what_is_in_hand_now_is_told_when_it_is_another_one(tmp_path, monkeypatch):
     """The sentence of the service, and how to look again."""
     why = "message m-7 is not in hand in Consumer 1 any more (it has m-8): nothing is done to it"

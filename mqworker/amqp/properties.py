@@ -23,6 +23,7 @@ import msgspec
 from msgspec.structs import astuple
 
 _OCTETS = tuple(bytes((number,)) for number in range(256))
+HEADERS_FLAG = 0x20  # in the first byte of a block: there is a table of headers
 MAX_DEPTH = 32  # tables and arrays nested deeper than this are returned as raw bytes: most libraries recurse
 
 

@@ -184,9 +184,10 @@ def _decimal(value: Decimal) -> bytes:
 
 
 def _unsigned(value: int, size: int) -> bytes:
-    if not 0 <= value < 1 << (8 * size):
-        raise ValueError(f"{value} does not fit {size} unsigned bytes")
-    return value.to_bytes(size)
+    try:
+        return value.to_bytes(size)
+    except OverflowError:
+        raise ValueError(f"{value} does not fit {size} unsigned bytes") from None
 
 
 class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it has no hash

@@ -49,7 +49,7 @@ HAND_UP = 0.005  # seconds of work after which outcomes are sent up before the c
 _encoder = msgspec.msgpack.Encoder()
 
 
-class Life:
+class ConsumerLife:
     """See the module head. `token` is that of its marks, `up` the descriptor of its pipe."""
 
     def __init__(

@@ -36,9 +36,9 @@ class Consumer(Spawned):
 
     def load(self) -> None:
         """Import what computes, which the Producer does not need."""
-        from mqworker.consumer.life import Life  # noqa: PLC0415 - the Producer imports this module, and starts faster so
+        from mqworker.consumer.life import ConsumerLife  # noqa: PLC0415 - the Producer imports this module, and starts faster so
 
-        self._life = Life
+        self._life = ConsumerLife
 
     def main(self) -> None:
         """Set up, send Hello, compute until the sentinel."""

@@ -8,20 +8,19 @@ have added the table together with it.
 
 from hashlib import sha256
 
-from mqworker.amqp.properties import Headers, MalformedProperties, Properties, in_order
+from mqworker.amqp.properties import HEADERS_FLAG, Headers, MalformedProperties, Properties, in_order
 
 DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
 _SMALL = 4096  # bytes that are sooner copied than passed separately
-_TABLE = 0x20  # in the first byte of the flags: there are headers
 _BEFORE_TABLE = (0x80, 0x40)  # content_type, content_encoding
 
 
 def fingerprint(properties: bytes, body: bytes) -> bytes:
     """Return the SHA-256 of body and properties, 32 bytes."""
-    if len(properties) > 1 and properties[0] & _TABLE:
+    if len(properties) > 1 and properties[0] & HEADERS_FLAG:
         properties = without_delivery_count(properties)
-        if properties[0] & _TABLE:
+        if properties[0] & HEADERS_FLAG:
             properties = _plain(properties)
     head = len(properties).to_bytes(4) + properties
     if len(body) < _SMALL:
@@ -39,7 +38,7 @@ def _plain(properties: bytes) -> bytes:
             at += 1 + properties[at] if at < len(properties) else 0
     size = int.from_bytes(properties[at : at + 4])
     if not size:
-        return bytes((flags & ~_TABLE, properties[1])) + properties[2:at] + properties[at + 4 :]
+        return bytes((flags & ~HEADERS_FLAG, properties[1])) + properties[2:at] + properties[at + 4 :]
     end = at + 4 + size
     try:
         table = in_order(properties[at + 4 : end])

@@ -9,7 +9,7 @@ What holds at every moment: while a delivery runs isolated from the whole stage,
 from collections.abc import Callable, Container, Iterable
 
 from mqworker.producer.backlog import Backlog
-from mqworker.producer.entry import HELD, OUT, Counters, Entry, Isolation
+from mqworker.producer.entry import ALONE_IN_STAGE, HELD, OUT, Counters, Entry, Isolation
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.quarantine import May
 
@@ -115,7 +115,7 @@ class Assignments:
                 entry.state = OUT
                 entry.lane, entry.chunk = lane, chunk
                 mine[entry.seq] = entry
-                if entry.isolation is Isolation.STAGE:
+                if entry.isolation is ALONE_IN_STAGE:
                     self._isolated = entry
         return entries
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from mqworker.ipc.consumer_messages import LARGE
-from mqworker.producer.entry import Entry, Isolation
+from mqworker.producer.entry import ALONE_IN_CHUNK, UNISOLATED, Entry
 
 CHUNK_BYTES = 1 << 20  # they are copied on their way, and again when they are taken back
 
@@ -112,6 +112,6 @@ class Backlog:
         return entries
 
     def _queue(self, entry: Entry) -> deque[Entry]:
-        if entry.isolation is Isolation.NONE:
+        if entry.isolation is UNISOLATED:
             return self._waiting
-        return self._alone if entry.isolation is Isolation.CHUNK else self._suspects
+        return self._alone if entry.isolation is ALONE_IN_CHUNK else self._suspects

@@ -39,6 +39,9 @@ class Isolation(IntEnum):
     STAGE = 2  # a suspect: nothing else begins for a while, because it may have killed the whole tree
 
 
+UNISOLATED, ALONE_IN_CHUNK, ALONE_IN_STAGE = Isolation  # as above: for what is asked of each message
+
+
 # What became of a message in its Consumer: when it finished, seconds, generation, slot; after a failure also its id.
 Work = tuple[float, float, int, int, str]  # a plain one: it is made for each message
 

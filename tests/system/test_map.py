@@ -396,7 +396,7 @@ def test_a_cut_gzip_file_ends_with_its_whole_lines(folder):
     (folder / "in.gz").write_bytes(whole[:-200])
     done = mqworker("map", "jobs:double", "-i", "in.gz", "-o", "out", cwd=folder)
     assert done.returncode == Exit.INTERNAL
-    assert "cut off behind byte" in done.stderr
+    assert "cut off after byte" in done.stderr
     assert 3000 < stored(folder) < 5000
     (folder / "in.gz").write_bytes(whole)
     done = mqworker("map", "jobs:double", "-i", "in.gz", "-o", "out", "--resume", cwd=folder)

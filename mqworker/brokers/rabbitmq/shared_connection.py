@@ -2,11 +2,11 @@
 
 Runs on the loop of the broker admin process. Each question has channels of its own on the connection. A queue that does
 not answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
-connection on which a question passed its deadline gets no further questions, and is closed when those that are on it
-have ended: a slow question costs only its own answer, and what it blocked does not accumulate.
+connection on which a question passed its deadline gets no further questions, and is closed when the present ones have
+ended: a slow question costs only its own answer, and blocked channels do not accumulate.
 
-Of several hosts each gets a part of the first question's time, and one that failed is tried last by the next: a host
-that does not answer (it is frozen, or switched off) keeps no question from the others.
+If there are several hosts, each gets a part of the first question's time, and the next question tries a host that
+failed last of all: so a host that does not answer (frozen or switched off) does not keep questions from the others.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ class SharedConnection:
         self._name = name
         self._current: AmqpConnection | None = None  # for new questions
         self._connecting = asyncio.Lock()
-        self._host = 0  # which URL is tried next; it counts on
-        self.questions: dict[AmqpConnection, int] = {}  # how many are on each connection
+        self._host = 0  # which URL is tried next; only grows
+        self.questions: dict[AmqpConnection, int] = {}  # how many questions are on each connection
 
     @asynccontextmanager
     async def question(self, deadline: float) -> AsyncIterator[AmqpConnection]:
         """Provide a connection for one question; a fault becomes BrokerUnavailable or BrokerRefused.
 
-        BrokerBrokeOff if the broker has closed a channel of the question, and the connection goes on.
+        BrokerBrokeOff means that the broker has closed a channel of the question, but not the connection.
         """
         connection: AmqpConnection | None = None
         try:
@@ -63,7 +63,7 @@ class SharedConnection:
         await asyncio.gather(*(connection.shutdown(1.0) for connection in self.questions))
 
     def _end_unused(self) -> None:
-        """End the connections that take no new questions and have none left."""
+        """End the connections that get no new questions and have none left."""
         for connection, questions in list(self.questions.items()):
             if not questions and connection is not self._current:
                 del self.questions[connection]
@@ -79,7 +79,7 @@ class SharedConnection:
             urls, reason = self._config.urls, "no broker.url"
             for _ in urls:
                 url = urls[self._host % len(urls)]
-                self._host += 1  # already now: the question's deadline may pass while we wait
+                self._host += 1  # before the attempt: the question's deadline may pass during it
                 try:
                     connection = await AmqpConnection.open(parameters(url, self._config, self._name), deadline)
                 except (Lost, OSError, ValueError) as error:

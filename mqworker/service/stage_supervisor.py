@@ -5,7 +5,7 @@ done, and when. Receives Reports; sends the StageSpec once and then Orders, and 
 A start that fails is tried again with backoff; any other error is raised to the Service's loop.
 
 The first Producer can be prepared: it imports what it needs while the user's code is checked, and does nothing until it
-gets its first Desired. Nobody hears of one that is not needed, or dies before that.
+gets its first Desired. If it is not needed, or dies before that, nothing is reported.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class StageSupervisor:
         self._on_change = on_change
         self._on_log = on_log
         self._faults = faults
-        self._lock = lock  # of this instance; every Producer holds it too
+        self._lock = lock  # the lock of this instance; every Producer holds it too
         self._document: Document
         self._child: Child | None = None
         self._prepared: Child | None = None  # a Producer that waits for its first Desired
@@ -71,12 +71,12 @@ class StageSupervisor:
     # --- what is wanted
 
     def prepare(self) -> None:
-        """Let a Producer import what it needs; it waits until it is wanted."""
-        with contextlib.suppress(OSError):  # it is tried again when it is wanted
+        """Start a Producer that imports what it needs, then waits until it is wanted."""
+        with contextlib.suppress(OSError):  # the start is tried again when it is wanted
             self._prepared = self._new()
 
     def want(self, document: Document, *, paused: bool) -> None:
-        """Bring about the state of the stage in this document."""
+        """Establish the state of the stage in this document."""
         self._document = document
         self.switch.want(document.stages[self.name], time.monotonic())
         running = document.stages[self.name].running
@@ -85,7 +85,7 @@ class StageSupervisor:
             self._prepared.kill("it is not needed")
 
     def end(self, until: float) -> None:
-        """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
+        """Drain for good, by `until` at the latest (CLOCK_MONOTONIC); a second call can only bring that forward."""
         self._do(self.life.end(until))
 
     def beat(self) -> None:
@@ -104,14 +104,14 @@ class StageSupervisor:
         return await self._questions.ask(question, deadline)
 
     def due(self) -> Commit | Undo | Revert | None:
-        """Return how the change in progress has to end, if that is known."""
+        """Return how the change in progress must end, if that is known."""
         life = self.life
         return self.switch.due(life.status, life.told)
 
     # --- what is
 
     def view(self) -> StageView:
-        """The stage for the snapshot."""
+        """Return the stage for the snapshot."""
         life = self.life
         return StageView(
             name=self.name,

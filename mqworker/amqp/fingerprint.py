@@ -1,4 +1,4 @@
-"""Identifies a message by its content, so that a redelivery is recognised (decision 17).
+"""Identifies a message by its content, so that a redelivery is recognised.
 
 Pure; used by the ledger and by Consumers (which record it before they start a message). Everything counts except two
 things that a quorum queue changes on a redelivery: it adds a counter (`x-delivery-count`), and it sorts the headers.

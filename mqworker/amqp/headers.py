@@ -34,7 +34,7 @@ FAILED_AT = PREFIX + "failed-at"
 FIRST_FAILED_AT = PREFIX + "first-failed-at"
 HOST = PREFIX + "host"
 EXIT = PREFIX + "exit"
-ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties a dead letter must not carry (decision 20)
+ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties that a dead letter must not have itself
 REPLAYED = PREFIX + "replayed"  # how often an operator sent this dead letter back
 
 WRAPPED = PREFIX + "wrapped"  # this dead letter's body holds the message, because its headers did not fit (wrapper.py)

@@ -94,7 +94,7 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """What a stage needs on its broker; existing objects are used as they are (decision 23)."""
+    """What a stage needs on its broker; existing objects are used as they are."""
 
     input: str
     output: Placement | None
@@ -159,10 +159,10 @@ class Link(Protocol):
     def consume(self, prefetch: int, fixed: int = 0) -> None:
         """Allow at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
 
-        Idempotent; takes effect now, or once connected. While a new value takes effect (decision 9), the unsettled
-        deliveries never exceed the larger of the old and the new value. Where a change would harm the queue (it
-        reorders a quorum queue, and may end an auto-delete queue), `fixed` is used instead, if it is given: the value
-        with which an epoch begins to consume stays until the epoch ends, and is reported as `state.fixed_prefetch`.
+        Idempotent; takes effect now, or once connected. While a new value takes effect, the unsettled deliveries never
+        exceed the larger of the old and the new value. Where a change would harm the queue (it reorders a quorum queue,
+        and may end an auto-delete queue), `fixed` is used instead, if it is given: the value with which an epoch begins
+        to consume stays until the epoch ends, and is reported as `state.fixed_prefetch`.
 
         With `Topology.ordered`, an epoch begins when the queue has no other consumer; until then `state.waits` says
         which one it waits for. The epoch keeps its prefetch and its consumer to its end, so 0 only prevents a further

@@ -1,6 +1,6 @@
 """The code check: a short-lived process that looks at the user's code and parameters, reports what is wrong, and ends.
 
-The Service imports no user code (decision 12); whatever the code does when it is imported (crash, hang, print, exit)
+The Service imports no user code; whatever the code does when it is imported (crash, hang, print, exit)
 happens here. For the Service, the check first copies the code and looks at the copy: what was checked is what Consumers
 run, including those that start after the next edit. Started by the Service and by `mqworker check`. Receives one
 CodeQuestion; sends one CodeFound and one CodeReport. After that, or at the deadline, its parent kills it.

@@ -12,7 +12,7 @@ import threading
 from multiprocessing import reduction
 from typing import Any
 
-STEP = 1 << 22  # bytes that are written at once, which is the longest that closing waits for
+STEP = 1 << 22  # bytes written at once; `close` waits for at most one such write
 
 
 class Inbox:

@@ -73,7 +73,7 @@ class TaskSeats:
         pumping = threading.Thread(target=pump.run, args=(self,), name="pump", daemon=True)
         pumping.start()
         while not self._ending:
-            # `loop.stop()`, or SystemExit and KeyboardInterrupt in a task, which is their message's failure
+            # user code may call `loop.stop()`; SystemExit and KeyboardInterrupt in a task are its message's failure
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self._loop.run_forever()
         pumping.join()

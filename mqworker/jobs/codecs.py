@@ -110,7 +110,7 @@ def _unpacked(body: bytes, content_encoding: str, compression: object, limit: in
     charset = ""
     names = content_encoding.lower().replace(":", ",").split(",")  # Spring AMQP wrote "gzip:UTF-8" for years
     named = isinstance(compression, str) and (is_compression(compression.lower()) or compression.lower() in _NOT_HERE)
-    if named and not any(map(is_compression, map(str.strip, names))):  # neither another's header nor a repetition
+    if named and not any(map(is_compression, map(str.strip, names))):  # else another library's, or a repetition
         names.append(str(compression).lower())
     try:
         for name in map(str.strip, reversed(names)):

@@ -22,7 +22,7 @@ class MapFigures(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Whoever wants to know how a run goes; called on the loop."""
+    """Receives what happens in a run; called on the loop."""
 
     def event(self, event: LogEvent) -> None:
         """Receive a log event of any process."""

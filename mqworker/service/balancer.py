@@ -31,7 +31,7 @@ class Balancer:
         self._balance = Balance({name: most_consumers(stage.concurrency) for name, stage in config.stages.items()})
         self._processes = config.service.processes
         self._configured = {name for name, stage in config.stages.items() if stage.consumers == AUTO}
-        self._counted = set(self._configured)  # stages whose Consumers count, also if they had a share only since
+        self._counted = set(self._configured)  # stages that share, by the configuration or at any time since
         self._own: dict[str, int] = {}  # stages that have no share now: the number of Consumers of each
         self._paused = False
 

@@ -101,7 +101,7 @@ class Serving:
         os.register_at_fork(after_in_child=self._close_copies)
 
     def _close_copies(self) -> None:
-        """In a process that user code has forked, close what would outlive us there: callers would wait for it."""
+        """In a process that user code has forked, close our descriptors: callers would wait while it has them."""
         self._poll.close()
         if self._listening is not None:
             self._listening.close()

@@ -55,8 +55,8 @@ class Placer:
     async def place_all(self, publications: Sequence[Publication]) -> list[str]:
         """Publish all, then wait for their confirms; returns why each was refused, "" if it is stored.
 
-        Returned messages are recognised by their message ids: those with the same id, or without any, count as returned
-        together, and all of them do if the id belongs to none.
+        Returned messages are recognised by their message ids: publications with the same id, or without any, count as
+        returned together; if a returned id belongs to none of them, all count as returned.
         """
         told, numbers = [], {}
         self._returned = {}

@@ -350,6 +350,13 @@ class StageConfig(_Base, frozen=True):
     nan: Annotated[
         Literal["null", "error"], about("What NaN and infinities in a JSON result become: null, or an error.")
     ] = "null"
+    stamp: Annotated[
+        Literal["full", "none"],
+        about(
+            "Headers that say where a result comes from: `full` (stage, generation, attempt, duration), or none, which"
+            " costs the broker less."
+        ),
+    ] = "full"
     ordered_by: Annotated[
         OrderKey | None,
         about(

@@ -46,11 +46,13 @@ class ResultMessages:
         self._stage = stage
         self._config = config
         self._largest = broker.max_message_size
-        self._stamp: dict[str, bytes] = {}  # headers of every result; the first two are fixed for a generation
-        self._same = b""  # the first two headers, encoded
+        self._stamp: dict[str, bytes] = {}  # headers of every result, if the stage stamps them (its option `stamp`)
+        self._same = b""  # the first two of them, encoded; they are fixed for a generation
 
     def begin_generation(self, generation: int) -> None:
-        """Stamp results with this generation from now on."""
+        """Stamp results with this generation from now on, if the stage stamps them."""
+        if self._config.stamp == "none":
+            return
         self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
         self._same = b"".join(header_name(name) + field for name, field in self._stamp.items())
 
@@ -148,6 +150,8 @@ class ResultMessages:
         if derived:
             properties.message_id, table[headers.DERIVED_ID] = derived, True
         stamp = self._stamp
+        if not stamp:
+            return
         stamp[headers.DURATION] = milliseconds = b"d" + _DOUBLE.pack(int(duration * 1e6 + 0.5) / 1000)
         stamp[headers.ATTEMPT] = number = _FIRST if attempt == 1 else encode_value(attempt)
         table.stamp(stamp, self._same + _DURATION + milliseconds + _ATTEMPT + number)

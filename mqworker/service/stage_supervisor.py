@@ -5,7 +5,8 @@ done, and when. Receives Reports; sends the StageSpec once and then Orders, and 
 A start that fails is tried again with backoff; any other error is raised to the Service's loop.
 
 The first Producer can be prepared: it imports what it needs while the user's code is checked, and does nothing until it
-gets its first Desired. If it is not needed, or dies before that, nothing is reported.
+gets its first Desired. If it is not needed, it ends unreported; if it dies before that, another is started in its
+place, also unreported.
 """
 
 import asyncio
@@ -140,16 +141,23 @@ class StageSupervisor:
     def _start(self, desired: Desired) -> None:
         now = time.monotonic()
         try:
-            self._child, self._prepared = self._prepared or self._new(), None
+            self._child = self._take_prepared() or self._new()
         except OSError as error:
             self.life.not_started(f"the Producer could not be started: {error.strerror}", now)
             return
         self._child.send(desired)
         self.life.started(now)
 
+    def _take_prepared(self) -> Child | None:
+        """Return the Producer that waits, unless it was killed, or is dead, which the loop may not have noticed yet."""
+        child, self._prepared = self._prepared, None
+        if child is not None:
+            child.notice_death()
+        return child if child is not None and child.alive and not child.kill_reason else None
+
     def _new(self) -> Child:
         """Start a Producer; raises OSError."""
-        child = Child(_reports, self._on_report, self._on_death, self._on_log)
+        child = Child(_reports, self._on_report, lambda death: self._on_death(child, death), self._on_log)
         with Connection(os.dup(self._lock), readable=True, writable=False) as lock:
             child.start(Producer(self.name, lock))
         child.send(self._spec)
@@ -188,11 +196,11 @@ class StageSupervisor:
             case _:
                 self._questions.answered(report)
 
-    def _on_death(self, death: Death) -> None:
-        if self._child is None:
+    def _on_death(self, child: Child, death: Death) -> None:
+        if child is not self._child:
             self._prepared = None
             return
-        why = f" ({self._child.kill_reason})" if self._child.kill_reason else ""
+        why = f" ({child.kill_reason})" if child.kill_reason else ""
         self._child = None
         self._questions.producer_died()
         self._cancel_kill()

@@ -78,7 +78,7 @@ class LetterLooks:
             if after is not None and after.at >= asked:  # the caller before us has looked
                 return after
             if left < min(ENOUGH, deadline / 2):
-                raise BrokerUnavailable(f"another operation on {queue!r} has taken so long that only {left:.1f} s are left")
+                raise BrokerUnavailable(f"another operation on {queue!r} took so long that only {left:.1f} s are left")
             return await self._look(queue, left)
 
     async def contents(self, queue: str, deadline: float, ids: Collection[str]) -> dict[str, tuple[bytes, bytes, int]]:

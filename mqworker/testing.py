@@ -91,6 +91,7 @@ def run_job(
     programs = Programs("test", stage) if any(job.program is not None for job in loaded) else None
     chain = Chain(loaded, params or {}, "test", shared=objects, programs=programs)
     messages = ResultMessages("test", stage, BrokerConfig())
+    messages.begin_generation(1)
     item = Item(1, block, body, redelivered, exchange, routing_key)
 
     def checked(result: Any) -> Any:

@@ -79,7 +79,7 @@ class SendRule:
         live, total = counts[0], sum(counts)
         own = self._stages.get(stage)
         if own is not None and own.silent_from <= now:
-            many = total >= self.most  # with more, those that try silent stages would leave no threads for others
+            many = total - live >= self.most or total >= self.total  # beyond that, no threads would be left for others
             return Turn.REFUSED if own.under_way or many else Turn.BEGIN
         if live < self.most and total < self.total:
             return Turn.BEGIN
@@ -110,6 +110,7 @@ class SendPlaces:
     def __init__(self, most: int) -> None:
         self._rule = SendRule(most)
         self._changed = threading.Condition()
+        self._waiting: list[object] = []  # one object for each send that waits, in the order in which they came
 
     @property
     def threads(self) -> int:
@@ -130,13 +131,23 @@ class SendPlaces:
         finally:
             with self._changed:
                 self._rule.end(stage, began, patience, time.monotonic(), answered=answered)
-                self._changed.notify(1 if answered else self.threads)  # then its stage may be silent
+                self._changed.notify_all()
 
     def _begin(self, stage: str, patience: float) -> float:
-        while (turn := self._rule.turn(stage, now := time.monotonic())) is Turn.WAIT:
-            self._changed.wait(self._rule.changes(now) - now)
-        if turn is Turn.REFUSED:
-            self._changed.notify()  # the place that is free now is another's
-            raise retry_later(f"the broker confirms nothing that is sent to {stage}, and others are trying it", SOON)
-        self._rule.begin(stage, now, patience)
+        """Wait for a place, first come, first served; returns when the send began."""
+        mine = object()
+        self._waiting.append(mine)
+        try:
+            while (turn := self._turn(stage, mine, now := time.monotonic())) is Turn.WAIT:
+                self._changed.wait(min(self._rule.changes(now) - now, threading.TIMEOUT_MAX))
+            if turn is Turn.REFUSED:
+                raise retry_later("the broker confirms nothing of what others are sending", SOON)
+            self._rule.begin(stage, now, patience)
+        finally:
+            self._waiting.remove(mine)
+            self._changed.notify_all()  # the next one may begin, or one that is less patient may have begun
         return now
+
+    def _turn(self, stage: str, mine: object, now: float) -> Turn:
+        turn = self._rule.turn(stage, now)
+        return Turn.WAIT if turn is Turn.BEGIN and self._waiting[0] is not mine else turn

@@ -176,9 +176,8 @@ def _oversized(
     """Charge the input of a result that is too large, under the generation that computed it."""
     largest = max(publications, key=lambda publication: len(publication.body))
     table = decode_leniently(largest.properties).headers
-    generation = table.get(headers.GENERATION)
-    if type(generation) is int:
-        about = about._replace(generation=generation)
+    if entry.work is not None:
+        about = about._replace(generation=entry.work[2])
     which = "the result" if len(publications) == 1 else f"result {table.get(headers.PART)} of {len(publications)}"
     message = f"{which} has {len(largest.body):,} bytes; {reason}"
     failure = Failure("oversized", "TooLarge", message, final=True)

@@ -125,6 +125,58 @@ def test_however_many_stages_are_silent_others_have_their_places():
     assert sends.turn("y") is Turn.REFUSED, "no thread is left, and nothing is answered"
 
 
+def test_a_silent_stage_is_tried_however_busy_the_others_are():
+    """Sends to stages that are answered occupy none of the threads that are for trying."""
+    sends = Sends()
+    stuck = sends.begin("a")
+    sends.end(stuck, answered=False)
+    sends.begin("b", MOST)
+    sends.end(sends.begin("a"), answered=True)
+
+
+def test_those_that_wait_begin_in_their_order():
+    """A send that has just come does not overtake one that waits for a place."""
+    places, begun, ends = SendPlaces(1), [], [threading.Event() for _ in range(5)]
+
+    def send(number: int) -> None:
+        with places.sending("a", AMPLE):
+            begun.append(number)
+            assert ends[number].wait(AMPLE)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(5)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_for(lambda: len(begun) + len(places._waiting) == number + 1, AMPLE, "it to begin or to wait")
+    for number, end in enumerate(ends):
+        wait_for(lambda: len(begun) == number + 1, AMPLE, "the next one to begin")
+        end.set()
+    for thread in threads:
+        thread.join(AMPLE)
+    assert begun == sorted(begun)
+
+
+def test_a_place_is_free_as_soon_as_any_send_makes_its_stage_silent():
+    """Also one that came after those that wait had looked how long they would have to."""
+    places, begun, end = SendPlaces(2), [], threading.Event()
+
+    def send(stage: str, patience: float) -> None:
+        with places.sending(stage, patience):
+            begun.append(stage)
+            assert end.wait(AMPLE)
+
+    patient, ending = places.sending("a", AMPLE), places.sending("a", AMPLE)
+    threads = [threading.Thread(target=send, args=each) for each in (("b", 0.2), ("c", AMPLE))]
+    with patient:
+        with ending:
+            for number, thread in enumerate(threads, 1):
+                thread.start()
+                wait_for(lambda: len(places._waiting) == number, AMPLE, "it to wait")
+        wait_for(lambda: begun == ["b", "c"], AMPLE / 2, "b to be silent, and c to begin")
+        end.set()
+        for thread in threads:
+            thread.join(AMPLE)
+
+
 def test_nothing_is_remembered_of_stages_that_are_answered():
     """What can be asked for is unbounded; what is kept is not."""
     sends = Sends()
@@ -152,7 +204,7 @@ def test_a_stage_is_silent_only_when_no_send_is_answered(kind):
         with contextlib.suppress(ControlError), sending():
             raise error
     other.__enter__()
-    with pytest.raises(Problem, match="confirms nothing that is sent to a"), sending():
+    with pytest.raises(Problem, match="confirms nothing of what others are sending"), sending():
         pass
     other.__exit__(None, None, None)
     with sending(), sending():

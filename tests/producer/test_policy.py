@@ -401,13 +401,15 @@ def test_what_was_made_for_a_larger_frame_is_made_smaller(size, failure):
 
 
 def test_of_several_results_the_one_that_is_too_large_is_named():
-    """Its dead letter says which it is, counted as the handler yields them."""
+    """Its dead letter says which it is, counted as the handler yields them, and which generation computed it."""
     was = entry(Properties(message_id="m"))
-    parts = [Properties(headers=Headers({headers.PART: n, headers.GENERATION: 7})).encode() for n in (1, 2, 3)]
+    was.work = 1.0, 0.1, 6, 0, ""
+    parts = [Properties(headers=Headers({headers.PART: n})).encode() for n in (1, 2, 3)]
     results = tuple(ResultMessage(part, b"x" * size) for part, size in zip(parts, (10, 2_000, 30), strict=True))
     was.plan = plan_result(was, Outcome(1, 0.1, 7, results), stage(output=OutputConfig(queue="out")))
     failure, plan = plan_too_large(was, "the broker takes 1,000", STAGE, ABOUT)
     assert (plan.outcome, failure.message) == ("dead", "result 2 of 3 has 2,000 bytes; the broker takes 1,000")
+    assert read(plan).headers[headers.GENERATION] == 6
 
 
 def test_a_wrapped_letter_stays_wrapped_when_the_frame_becomes_smaller():

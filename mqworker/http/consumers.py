@@ -14,23 +14,31 @@ from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
 from mqworker.ipc.inspection import AskReplace, AskStack, ReplaceAnswer, StackAnswer
 
+_Pid = Annotated[int, Meta(ge=1, lt=2**31)]
+
+
+class StackOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose stack: with `pid` that of this process, of the two that a slot has while one replaces another."""
+
+    pid: _Pid | None = None
+
 
 class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to replace a Consumer: when it has finished what it has, or now, which charges its message with a crash.
 
-    With `pid` only if it is this process, with `message_id` only if it has this message in hand, with `seq` only if it
-    has the message with this number, or with 0 none: 409 otherwise.
+    With `pid` this process, of the two that a slot has while one replaces another, with `message_id` only if it has
+    this message in hand, with `seq` only if it has the message with this number, or with 0 none: 409 otherwise.
     """
 
     now: bool = False
-    pid: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    pid: _Pid | None = None
     message_id: Annotated[str, Meta(max_length=255)] | None = None
     seq: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
 
 
 def stack(api: Api, stage: str, slot: str) -> Any:
     """Return the stacks of a Consumer: where its code is now."""
-    name, question = api.stage(stage).name, AskStack(0, _number(slot))
+    name, question = api.stage(stage).name, AskStack(0, _number(slot), body(StackOf).pid or 0)
     found = api.control.ask(lambda operator: operator.ask_producer(name, question, STACK_DEADLINE), STACK_DEADLINE)
     assert isinstance(found, StackAnswer)
     return {
@@ -63,6 +71,6 @@ def _number(slot: str) -> int:
 
 _ONE = f"{API}/stages/<stage>/consumers/<slot>"
 ROUTES = [
-    Route("POST", f"{_ONE}/stack", stack, "Where a Consumer is in its code"),
+    Route("POST", f"{_ONE}/stack", stack, "Where a Consumer is in its code", body=StackOf),
     Route("POST", f"{_ONE}/replace", replace, "Replace a Consumer by a new one", body=Replacement),
 ]

@@ -110,7 +110,8 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
     service.ask("POST", REPLACE, {"now": True, "pid": 4242, "seq": 0})
     later, now = AskReplace(0, 2, now=False), AskReplace(0, 2, now=True)
     named, none = structs.replace(now, pid=4242, message_id="m-1"), structs.replace(now, pid=4242, seq=0)
-    assert service.questions == [AskStack(0, 2), now, later, named, none]
+    service.ask("POST", STACK, {"pid": 4242})
+    assert service.questions == [AskStack(0, 2), now, later, named, none, AskStack(0, 2, 4242)]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
         ("POST", STACK, None, "refused", 409),
         ("POST", STACK, None, "deadline", 504),
         ("GET", STACK, None, "refused", 405),
+        ("POST", STACK, {"pid": 0}, "refused", 422),
         ("POST", STACK.replace("/2/", "/-1/"), None, "refused", 404),
         ("POST", STACK.replace("alpha", "gamma"), None, "refused", 404),
         ("POST", REPLACE, {"now": 1}, "refused", 422),

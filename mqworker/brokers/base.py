@@ -255,6 +255,11 @@ class BrokerBrokeOff(BrokerRefused):
     count = 0
 
 
+def no_queue(name: str) -> str:
+    """Return a sentence on a queue that does not exist."""
+    return f"there is no queue {name!r}; `mqworker queues list` shows those of the configuration"
+
+
 def decode_or_refuse(properties: bytes) -> Properties:
     """Read the properties of a message that is to be changed on its way; BrokerRefused if they are malformed."""
     try:

@@ -15,7 +15,7 @@ import click
 
 from mqworker.address import CallError
 from mqworker.cli import output
-from mqworker.cli.options import Failed, ServiceClient, Verb, uses_service
+from mqworker.cli.options import ServiceClient, Verb, uses_service
 
 TIMEOUT = 30.0  # seconds; the service queries the broker
 BATCH = 100  # messages in one request
@@ -65,6 +65,7 @@ def _output(service: ServiceClient) -> str:
     if rows:
         takers = sorted({taker for row in rows for taker in feeds[row["stage"]]})
         raise click.UsageError(f"The results of these stages go to other stages ({', '.join(takers)}); name a QUEUE.")
+    service.must_have_stage(service.stage)
     raise click.UsageError("No output queue is configured; name a QUEUE. `mqworker queues list` shows what there is.")
 
 
@@ -113,13 +114,7 @@ class _Receiving:
         """Have what was written removed, once: equal messages have the same id; return the next ones."""
         request = {"name": self._queue, "limit": limit, "taken": self._written}
         self._written = []
-        try:
-            messages: list[dict[str, Any]] = self._service.client.call("POST", "/queues/receive", request)["messages"]
-        except CallError as error:
-            if "there is no queue" not in str(error):
-                raise
-            what = f"{output.clean(str(error))}; `mqworker queues list` shows what there is"
-            raise Failed(error.code, what) from None
+        messages: list[dict[str, Any]] = self._service.client.call("POST", "/queues/receive", request)["messages"]
         return messages
 
     def _write(self, messages: list[dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ from mqworker.brokers.base import (
     Show,
     Wanted,
     decode_or_refuse,
+    no_queue,
 )
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
@@ -79,13 +80,13 @@ class RabbitAdmin:
     async def purge(self, name: str, deadline: float) -> int:
         """See `Admin.purge`."""
         async with self._shared.question(deadline) as connection:
+            await _must_exist(connection, name)
             return int((await attempt(connection, "queue_purge", queue=name)).message_count)
 
     async def delete(self, name: str, deadline: float) -> int:
         """See `Admin.delete`."""
         async with self._shared.question(deadline) as connection:
-            if await queue_status(connection, name) is None:  # for RabbitMQ, deleting a missing queue is not an error
-                raise BrokerRefused(f"there is no queue {name!r}")
+            await _must_exist(connection, name)  # for RabbitMQ, deleting a missing queue is not an error
             return int((await attempt(connection, "queue_delete", queue=name)).message_count)
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
@@ -209,6 +210,11 @@ class RabbitAdmin:
             placer = Placer(channel, self._largest)
             await placer.start()
             yield placer
+
+
+async def _must_exist(connection: AmqpConnection, name: str) -> None:
+    if await queue_status(connection, name) is None:
+        raise BrokerRefused(no_queue(name))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.headers import redeliveries
 from mqworker.amqp.properties import MalformedProperties, Properties, decode_leniently
-from mqworker.brokers.base import BrokerRefused, Publication
+from mqworker.brokers.base import BrokerRefused, Publication, no_queue
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.consumer_channel import SILENCE
@@ -148,7 +148,7 @@ async def sight(connection: AmqpConnection, queue: str) -> Sight:
     """
     status = await queue_status(connection, queue)
     if status is None:
-        raise BrokerRefused(f"there is no queue {queue!r}")
+        raise BrokerRefused(no_queue(queue))
     version, declared = major_version(connection), queue_arguments(connection, "quorum")
     try:
         found = {argument: value for argument, _, value in await differences(connection, queue, declared)}

@@ -30,6 +30,7 @@ from mqworker.brokers.base import (
     Show,
     Wanted,
     decode_or_refuse,
+    no_queue,
 )
 from mqworker.brokers.replies import Replies
 from mqworker.brokers.sqlite import store
@@ -242,7 +243,7 @@ class SqliteAdmin:
 def _existing(db: sqlite3.Connection, name: str) -> int:
     queue = store.queue_id(db, name)
     if queue is None:
-        raise store.Refused(f"there is no queue {name!r}")
+        raise store.Refused(no_queue(name))
     return queue
 
 

@@ -18,13 +18,13 @@ from mqworker.broker_admin.process import BrokerAdmin
 from mqworker.config.model import Config
 from mqworker.control.errors import ControlError
 from mqworker.control.operator import ADMIN_GRACE
-from mqworker.ipc.admin_messages import AdminAnswer, AdminProgress, AdminQuestion
+from mqworker.ipc.admin_messages import AdminAnswer, AdminProgress, AdminQuestion, AdminReport
 from mqworker.ipc.child import KILL_DEADLINE, Child
 from mqworker.ipc.frames import FrameTooLarge
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 
-_answers = msgspec.msgpack.Decoder(AdminAnswer | AdminProgress | LogEvent)
+_answers = msgspec.msgpack.Decoder(AdminReport)
 
 
 class BrokerAdminClient:

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from mqworker.code_check.process import CodeCheck
-from mqworker.ipc.check_messages import CodeFound, CodeQuestion, CodeReport
+from mqworker.ipc.check_messages import CheckReport, CodeFound, CodeQuestion, CodeReport
 from mqworker.ipc.child import Child
 from mqworker.ipc.generation import CodeCopy
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 from mqworker.shared_state.folder import SHARED
 
-_reports = msgspec.msgpack.Decoder(CodeFound | CodeReport)
+_reports = msgspec.msgpack.Decoder(CheckReport)
 
 
 async def check_code(
@@ -71,7 +71,7 @@ async def _ask(stage: str, question: CodeQuestion, deadline: float, on_log: Call
 
     found = CodeFound(None)
 
-    def on_report(report: CodeFound | CodeReport) -> None:
+    def on_report(report: CheckReport) -> None:
         nonlocal found
         if isinstance(report, CodeFound):
             found = report

@@ -17,7 +17,7 @@ import msgspec
 
 from mqworker.code_check.names import refuse_after, refuse_before
 from mqworker.ipc import frames
-from mqworker.ipc.check_messages import CodeFound, CodeQuestion, CodeReport
+from mqworker.ipc.check_messages import CheckReport, CodeFound, CodeQuestion, CodeReport
 from mqworker.ipc.generation import CODE, CodeCopy, SharedUse
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.spawn import Spawned, be_plain
@@ -74,7 +74,7 @@ class CodeCheck(Spawned):
             report = msgspec.structs.replace(report, problems=problems)
         return report
 
-    def _send(self, record: CodeFound | CodeReport) -> None:
+    def _send(self, record: CheckReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mqworker.ipc.records import TaggedRecord
+from mqworker.ipc.records import LogEvent, TaggedRecord
 
 LOOK_AT = 10_000  # dead letters that one look goes through, and that a selection names at most
 NAMED = 3_000  # ids in a filter: as many as a request without messages has room for
@@ -94,6 +94,9 @@ class AdminProgress(msgspec.Struct, frozen=True, tag="progress"):
     refused: int  # letters that the broker refused
     reason: str
     at: float  # wall clock
+
+
+AdminReport = AdminAnswer | AdminProgress | LogEvent
 
 
 OVER = frozenset({"done", "cancelled", "failed"})  # states of an operation

@@ -51,3 +51,6 @@ class CodeReport(TaggedRecord, frozen=True, tag="code"):
     shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
     edited: bool = False  # the folder has other code by now: its import may have made some
     schema: dict[str, Any] | None = None  # JSON Schema of the parameters, if that was wanted and there is one
+
+
+CheckReport = CodeFound | CodeReport

@@ -2,7 +2,7 @@
 
 Pure; lives in the process of a shared object. Several Consumers may have asked for the same call, all but one of them
 in vain, and all of them ask again; so a charge holds until the Producer says what became of the message, but not longer
-than HOLDS after its first use: that word may have been lost.
+than HOLDS after its first use: that notice may have been lost.
 """
 
 from collections.abc import Callable, Iterable

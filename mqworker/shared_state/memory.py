@@ -1,6 +1,6 @@
 """Which calls are remembered, and for how long: what makes an effect happen once although a message comes twice.
 
-Pure; lives in the process of a shared object, which tells it of every call, of the Producer's words and of the time.
+Pure; lives in the process of a shared object, which passes every call, the Producer's notices and the time.
 The time is always the one in the journal, so that a replay forgets what the process before it has forgotten.
 
 The answers to a message's calls are in one record. A record is forgotten
@@ -8,7 +8,7 @@ The answers to a message's calls are in one record. A record is forgotten
 - when its message was *settled* (its result is placed, or it was dropped) and MOST_NAMED later ones of the stage were;
 - KEEP seconds after the last event that concerned it, if its message may come back by other ways than a redelivery: a
   second run has met the record, or the message is published again (retry, renewal, dead letter);
-- likewise if the message was not settled yet, or if the word about that was lost.
+- likewise if the message was not settled yet, or if the notice of that was lost.
 
 There are at most MOST_KEPT records of the second and third kind, and the answers of all records have at most
 MOST_BYTES; what is more is evicted, the oldest first (of the bytes, those that were settled before the others), and

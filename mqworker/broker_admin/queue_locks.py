@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from mqworker.brokers.base import BrokerUnavailable
 
-LEAST = 0.1  # seconds that a question gets, even if it has waited until its deadline
+LEAST = 0.1  # seconds that a request gets, even if it has waited until its deadline
 
 
 class QueueLocks:

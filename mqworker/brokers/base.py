@@ -210,7 +210,7 @@ class Link(Protocol):
     def ask_output_depth(self) -> None:
         """Ask how many messages are ready in the output queue, which the topology must name; 0 when it is missing.
 
-        The answer goes to the Sink, counted after this call. A question without an answer yet is not asked again, and
+        The answer goes to the Sink, counted after this call. A request without an answer yet is not asked again, and
         one that the end of a connection leaves unanswered is forgotten. The answer may take long, or not come at
         all: a queue may be silent, and the embedded broker spends at most a hundredth of the time on counting.
         """
@@ -250,7 +250,7 @@ class BrokerRefused(Exception):  # noqa: N818 - named after what the broker did
 
 
 class BrokerBrokeOff(BrokerRefused):
-    """The broker closed the channel of a question in the middle: nobody knows what it has read of it."""
+    """The broker closed the channel of a request in the middle: nobody knows what it has read of it."""
 
     count = 0
 
@@ -269,7 +269,7 @@ def decode_or_refuse(properties: bytes) -> Properties:
 
 
 class Admin(Protocol):
-    """One-off questions to a broker, each an awaitable that ends by its deadline (seconds).
+    """One-off requests to a broker, each an awaitable that ends by its deadline (seconds).
 
     Every method raises `BrokerUnavailable` or `BrokerRefused`; a connection is made on demand and kept while in use.
     """

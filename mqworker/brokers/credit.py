@@ -2,7 +2,7 @@
 
 Pure: answers of the broker, time and a random number in, decisions out. Used by a Producer for its output queue
 (throttle.py) and by a source for the input queue of its stage (sources/pump.py). The credit is what is free below the
-mark after everything that may still arrive: results that were published since the question or not confirmed when it was
+mark after everything that may still arrive: results that were published since the request or not confirmed when it was
 asked, and one result for each message in a lane. So with one result a message nothing of this stage goes above the
 mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes into the
 queue is seen with the next answer, which is at most a second away. In an ordered stage, results that wait for their
@@ -10,7 +10,7 @@ turn reserve none: they would use up the credit of the very message that they wa
 
 When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
 credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each
-pause between two questions is about as long as all before it together: that costs few questions, and by the answer the
+pause between two requests is about as long as all before it together: that costs few requests, and by the answer the
 queue has lost about twice what it had to lose at most, so it does not run empty. Pauses are random by half, because of
 several stages that fill one queue the first to ask goes on, and with equal pauses that can always be the same one.
 
@@ -23,9 +23,9 @@ import math
 from typing import NamedTuple
 
 LOW = 0.8  # share of the mark below which the queue counts as no longer full
-SOON = 0.02  # seconds between two questions when the credit is used up ...
+SOON = 0.02  # seconds between two requests when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
-FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a question without one is lost
+FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a request without one is lost
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
 SHARE = 10  # of several, each may send this much less than its part of the mark after one answer
 
@@ -47,8 +47,8 @@ class Credit:
         self._mark = mark
         self._most = mark if shared == 1 else max(1, mark // (SHARE * shared))  # after one answer
         self._others = (shared - 1) * self._most
-        self._counted: Sent | None = None  # when the question was asked whose answer is `depth`
-        self._asked: Sent | None = None  # when the question was asked that has no answer yet
+        self._counted: Sent | None = None  # when the request was made whose answer is `depth`
+        self._asked: Sent | None = None  # when the request was made that has no answer yet
         self._asked_first = self._asked_last = -math.inf  # when
         self._pause = self._wait = SOON  # as it grows, and with its random part
         self._last_full = -math.inf
@@ -62,7 +62,7 @@ class Credit:
         return self.full or now - self._last_full < STEADY
 
     def unanswered(self, now: float) -> float:
-        """Return for how many seconds a question has had no answer; 0 when all have."""
+        """Return for how many seconds a request has had no answer; 0 when all have."""
         return 0.0 if self._asked is None else now - self._asked_first
 
     def due(self, sent: Sent) -> float:
@@ -74,12 +74,12 @@ class Credit:
         if now < self.due(sent):
             return False
         self._asked_last = now
-        if self._asked is None:  # else the next answer may be to the earlier question: assume so
+        if self._asked is None:  # else the next answer may be to the earlier request: assume so
             self._asked, self._asked_first = sent, now
         return True
 
     def answered(self, depth: int, sent: Sent, now: float, chance: float = 0.5) -> None:
-        """Take the number of messages in the queue, counted after the last question without an answer.
+        """Take the number of messages in the queue, counted after the last request without an answer.
 
         `chance`: a random number from 0 to 1.
         """

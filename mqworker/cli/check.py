@@ -108,13 +108,13 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     uses: list[SharedUse] = []
     for name, stage in loaded.config.stages.items():
         shared = loaded.config.shared_classes
-        question = check_code(
+        checking = check_code(
             *(name, loaded.root, stage.specs, dict(stage.params), timeout, _show_output),
             shared=shared,
             concurrency=stage.concurrency,
             soft_limit=stage.time_limit.soft,
         )
-        answer = asyncio.run(question)
+        answer = asyncio.run(checking)
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
             yield CheckResult(FAIL, f"jobs {name}", problem, fix)

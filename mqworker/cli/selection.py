@@ -16,7 +16,7 @@ from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, stage_path
 from mqworker.exits import Exit
 
-FIRST, POLL = 0.02, 0.2  # seconds between two questions how far it is, at first and later
+FIRST, POLL = 0.02, 0.2  # seconds between two requests for its progress, at first and later
 PATIENCE = 2.0  # seconds that Ctrl-C waits for the end
 ALIASES = {"type": "error_type", "message": "message_id"}
 NUMBERS = ("attempt", "generation")

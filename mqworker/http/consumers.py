@@ -1,6 +1,6 @@
 """Routes for one Consumer: where it is in its code, and replacing it by a new one.
 
-Runs in the server's threads. Each request is a question to the stage's Producer, through Control. Both are POSTs: the
+Runs in the server's threads. Each asks the stage's Producer, through Control. Both are POSTs: the
 first interrupts system calls of user code, for an instant.
 """
 
@@ -38,8 +38,8 @@ class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def stack(api: Api, stage: str, slot: str) -> Any:
     """Return the stacks of a Consumer: where its code is now."""
-    name, question = api.stage(stage).name, AskStack(0, _number(slot), body(StackOf).pid or 0)
-    found = api.control.ask(lambda operator: operator.ask_producer(name, question, STACK_DEADLINE), STACK_DEADLINE)
+    name, request = api.stage(stage).name, AskStack(0, _number(slot), body(StackOf).pid or 0)
+    found = api.control.ask(lambda operator: operator.ask_producer(name, request, STACK_DEADLINE), STACK_DEADLINE)
     assert isinstance(found, StackAnswer)
     return {
         "slot": found.slot,
@@ -53,9 +53,9 @@ def stack(api: Api, stage: str, slot: str) -> Any:
 def replace(api: Api, stage: str, slot: str) -> Any:
     """Replace a Consumer; of one that is killed, tell what it had in hand."""
     asked, number = body(Replacement), _number(slot)
-    question = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "", asked.seq)
+    request = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "", asked.seq)
     name = api.stage(stage).name
-    answer = api.control.ask(lambda operator: operator.ask_producer(name, question, STORE_DEADLINE), STORE_DEADLINE)
+    answer = api.control.ask(lambda operator: operator.ask_producer(name, request, STORE_DEADLINE), STORE_DEADLINE)
     assert isinstance(answer, ReplaceAnswer)
     told: dict[str, Any] = {"slot": number, "pid": answer.pid, "now": asked.now}
     if asked.now:

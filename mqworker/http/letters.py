@@ -57,8 +57,8 @@ def dlq_list(api: Api, stage: str) -> Any:
     if ids := [name for name in request.args.get("ids", "").split(",") if name]:
         found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
         return {"dead_letters": [in_full(letter) for letter in found]}
-    question = {"limit": limit, "after": int(number("after", 0, 0, LOOK_AT))}
-    told = api.control.ask_admin("dlq_list", _question(stage) | question, SEARCH)
+    arguments = {"limit": limit, "after": int(number("after", 0, 0, LOOK_AT))}
+    told = api.control.ask_admin("dlq_list", _chosen(stage) | arguments, SEARCH)
     for row in told["dead_letters"]:
         row["message"] = row["text"]  # its name since there is a list
     return told
@@ -67,10 +67,10 @@ def dlq_list(api: Api, stage: str) -> Any:
 def dlq_groups(api: Api, stage: str) -> Any:
     """List the groups of dead letters, the largest first."""
     api.stage(stage)
-    return api.control.ask_admin("dlq_groups", _question(stage), SEARCH)
+    return api.control.ask_admin("dlq_groups", _chosen(stage), SEARCH)
 
 
-def _question(stage: str) -> dict[str, Any]:
+def _chosen(stage: str) -> dict[str, Any]:
     """Return stage, filter and `fresh` of the query; raises a 422 Problem."""
     given: dict[str, Any] = {name: request.args[name] for name in FILTER if name in request.args}
     for name in ("attempt", "generation"):
@@ -128,8 +128,8 @@ def dlq_edit(api: Api, stage: str, letter: str) -> Any:
         Properties(content_type, changes["content_encoding"], given).encode()
     except ValueError as error:
         raise Problem(422, f"a header of the request does not fit into a message: {error}") from None
-    question = {"stage": stage, "letter": letter, "body": data, "changes": changes}
-    replayed = api.control.ask_admin("dlq_edit", question, SEARCH)
+    arguments = {"stage": stage, "letter": letter, "body": data, "changes": changes}
+    replayed = api.control.ask_admin("dlq_edit", arguments, SEARCH)
     if not replayed:
         raise _no_such(stage, letter)
     return {"replayed": replayed}

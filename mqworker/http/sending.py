@@ -42,14 +42,14 @@ def send(api: Api, stage: str) -> Any:
         raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage allows {config.max_body}")
     properties = _properties()
     message_id = properties.message_id
-    question = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
+    arguments = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
     with api.waiting() if "wait" in request.args else api.places.sending():  # as serving.py tells them apart
         if not wait:
-            api.control.ask_admin("send", question, SEND_DEADLINE)
+            api.control.ask_admin("send", arguments, SEND_DEADLINE)
             return {"message_id": message_id}, 202
         began = time.monotonic()
         try:
-            replies = api.control.ask_admin("call", question, wait)
+            replies = api.control.ask_admin("call", arguments, wait)
         except ControlError as error:
             if time.monotonic() - began < wait * 0.9:
                 raise
@@ -81,11 +81,11 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
         properties.message_id = f"{run}.{at}"
         numbers.append(at)
         messages.append((_encoded(properties), data))
-    question = {"queue": config.input.queue, "messages": messages}
+    arguments = {"queue": config.input.queue, "messages": messages}
     told = []
     if messages:
         with api.places.sending():
-            told = api.control.ask_admin("send_many", question, SEND_DEADLINE)
+            told = api.control.ask_admin("send_many", arguments, SEND_DEADLINE)
     refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, told, strict=True) if reason]
     return {"message_id": run, "confirmed": told.count(""), "refused": refused}
 

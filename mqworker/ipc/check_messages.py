@@ -1,9 +1,9 @@
 """What the Service asks a code check, and what that reports: frozen records.
 
-    Service  --CodeQuestion-->           Code check
+    Service  --CheckRequest-->           Code check
     Service  <--CodeFound, CodeReport--  Code check
 
-A code check answers one question, and ends.
+A code check answers one request, and ends.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from mqworker.ipc.generation import CodeCopy, SharedUse
 from mqworker.ipc.records import TaggedRecord
 
 
-class CodeQuestion(TaggedRecord, frozen=True, tag="check"):
+class CheckRequest(TaggedRecord, frozen=True, tag="check"):
     """What a code check must check."""
 
     root: str  # the folder of the user's code

@@ -3,7 +3,7 @@
     Service  --AskMessage, AskStack, AskReplace-->  Producer
     Service  <--MessageAnswer, StackAnswer, ReplaceAnswer, FaultReport--  Producer
 
-Frozen records, a part of `producer_messages`, which has them in its unions. Each question has a number, by which its
+Frozen records, a part of `producer_messages`, which has them in its unions. Each request has a number, by which its
 answer is known.
 """
 
@@ -119,5 +119,5 @@ class FaultReport(TaggedRecord, frozen=True, tag="faults"):
     other: int  # failures of kinds beyond those that are counted apart
 
 
-Question = AskMessage | AskStack | AskReplace
-Answer = MessageAnswer | StackAnswer | ReplaceAnswer
+InspectionRequest = AskMessage | AskStack | AskReplace
+InspectionAnswer = MessageAnswer | StackAnswer | ReplaceAnswer

@@ -24,7 +24,7 @@ from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.stage import Stage
 
-HASHED = 16 << 20  # bytes of bodies of messages without ids from which ids are derived for one question
+HASHED = 16 << 20  # bytes of bodies of messages without ids from which ids are derived for one request
 LONGEST = 255  # bytes of an id in AMQP
 DERIVED_HEADER = headers.DERIVED_ID.encode() + b"S"  # and the length of its value in four bytes
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])|\\udc([89a-f][0-9a-f])")

@@ -53,8 +53,8 @@ class BulkOperations:
         name, now = secrets.token_hex(6), time.time()
         view = BulkView(name, "looking", stage, kind, by, 0, 0, count, 0, 0, 0, "", now, now)
         self._put(view)
-        question = {"stage": stage, "selection": selection, "kind": kind, "count": count, "operation": name}
-        asking = asyncio.create_task(self._ask(view, question))  # goes on when its caller is cancelled
+        arguments = {"stage": stage, "selection": selection, "kind": kind, "count": count, "operation": name}
+        asking = asyncio.create_task(self._ask(view, arguments))  # goes on when its caller is cancelled
         self._beginning.add(asking)
         asking.add_done_callback(self._has_asked)
         return await asyncio.shield(asking)
@@ -82,11 +82,11 @@ class BulkOperations:
 
     # -- inside
 
-    async def _ask(self, view: BulkView, question: dict[str, Any]) -> BulkView:
+    async def _ask(self, view: BulkView, arguments: dict[str, Any]) -> BulkView:
         """Have the broker admin begin an operation; if that fails, its view does not stay open."""
         name = view.operation
         try:
-            begun = await self._broker_admin.ask("dlq_begin", question, DEADLINE)
+            begun = await self._broker_admin.ask("dlq_begin", arguments, DEADLINE)
         except ControlError as error:
             if error.kind not in UNSURE:
                 self._remove(name)

@@ -13,11 +13,11 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.control.errors import ControlError
 from mqworker.ipc import logs
 from mqworker.ipc.inspection import (
-    Answer,
     AskMessage,
     AskReplace,
+    InspectionAnswer,
+    InspectionRequest,
     MessageAnswer,
-    Question,
     ReplaceAnswer,
     StackAnswer,
 )
@@ -38,16 +38,16 @@ class Inspection:
         self._broker_admin = broker_admin
         self._changeable = changeable
 
-    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
+    async def ask_producer(self, stage: str, request: InspectionRequest, deadline: float) -> InspectionAnswer:
         """Return a Producer's answer. Raises ControlError, also if the Producer refuses."""
         self._changeable(stage)
-        answer = await self._stages.ask(stage, question, deadline)
+        answer = await self._stages.ask(stage, request, deadline)
         assert not isinstance(answer, Held)
         if isinstance(answer, StackAnswer | ReplaceAnswer) and answer.refused:
             raise ControlError("unknown_slot" if answer.unknown else "refused", answer.refused)
-        if isinstance(question, AskReplace):
-            how = "killed, and replaced" if question.now else "to be replaced when it has finished what it has"
-            message = f"stage {stage}: Consumer {question.slot} is {how}: an operator asked for that"
+        if isinstance(request, AskReplace):
+            how = "killed, and replaced" if request.now else "to be replaced when it has finished what it has"
+            message = f"stage {stage}: Consumer {request.slot} is {how}: an operator asked for that"
             logs.report(log, logging.INFO, "replaced", message, stage_name=stage)
         return answer
 

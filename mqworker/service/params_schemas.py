@@ -1,8 +1,8 @@
 """What the parameters of each stage may be: asks a code check once for each code and chain, and keeps the answers.
 
-Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each question and
+Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each request and
 AT_ONCE in all, and the last answers. Whoever asks waits for a while, and a check that has begun goes on without him; a
-later question finds its answer. One that has not begun is given up when nobody waits for it any more. Raises
+later request finds its answer. One that has not begun is given up when nobody waits for it any more. Raises
 ControlError("deadline"), and ChangeRefused if the code cannot be imported, which is not kept.
 """
 

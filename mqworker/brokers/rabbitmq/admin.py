@@ -1,6 +1,6 @@
-"""One-off questions to RabbitMQ.
+"""One-off requests to RabbitMQ.
 
-Runs on the loop of the broker admin process. Each question has channels of its own on a shared connection, and ends by
+Runs on the loop of the broker admin process. Each request has channels of its own on a shared connection, and ends by
 its deadline; the messages that it left unacknowledged go back to their queue when its channels close.
 
 AMQP has no way to look at messages, so `peek` takes and returns them: by a consumer, or one by one where a consumer of
@@ -9,7 +9,7 @@ and what becomes of the order. A classic queue puts them back in their places an
 queue counts each time, and drops or dead-letters a message beyond its `x-delivery-limit`. The queues that we make have
 no limit, but one that others made may have, and on RabbitMQ 4 one that was made on RabbitMQ 3 has: 20. So a message
 that is half way to its queue's limit is put back as a new one: a copy is confirmed before the message is acknowledged.
-That is done after each portion of a look, however it ends, so a question about such a queue stops looking while there
+That is done after each portion of a look, however it ends, so a request about such a queue stops looking while there
 is time for it. A message whose copy is refused just goes back. (A limit that a policy sets cannot be seen over AMQP.)
 """
 
@@ -50,7 +50,7 @@ from mqworker.brokers.replies import Replies
 from mqworker.config.model import BrokerConfig
 
 PERSISTENT = 2
-LOOKING = 2 / 3  # of a question's deadline; the rest is for putting messages back
+LOOKING = 2 / 3  # of a request's deadline; the rest is for putting messages back
 RUNGS = 23  # delays are powers of two; 2^22 s is the longest
 
 
@@ -65,7 +65,7 @@ class RabbitAdmin:
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
         """See `Admin.queue`."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             status = await queue_status(connection, name)
         if status is None:
             return None
@@ -73,39 +73,39 @@ class RabbitAdmin:
 
     async def delayed(self, name: str, deadline: float) -> int:
         """See `Admin.delayed`; AMQP lists no queues, so every possible delay is asked for."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             found = [await queue_status(connection, delay_queue(name, 1 << power)) for power in range(RUNGS)]
         return sum(int(status.message_count) for status in found if status)
 
     async def purge(self, name: str, deadline: float) -> int:
         """See `Admin.purge`."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             await _must_exist(connection, name)
             return int((await attempt(connection, "queue_purge", queue=name)).message_count)
 
     async def delete(self, name: str, deadline: float) -> int:
         """See `Admin.delete`."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             await _must_exist(connection, name)  # for RabbitMQ, deleting a missing queue is not an error
             return int((await attempt(connection, "queue_delete", queue=name)).message_count)
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """See `Admin.send`."""
-        async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
+        async with self._shared.request(deadline) as connection, self._placing(connection) as placer:
             await placer.place(Publication("", queue, _persistent(properties), body))
 
     async def send_many(self, queue: str, messages: Sequence[tuple[bytes, bytes]], deadline: float) -> list[str]:
         """See `Admin.send_many`."""
         publications = [Publication("", queue, properties, body) for properties, body in messages]
-        async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
+        async with self._shared.request(deadline) as connection, self._placing(connection) as placer:
             return await placer.place_all(publications)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
-        """See `Admin.call`; the reply queue is exclusive and ends with the question."""
+        """See `Admin.call`; the reply queue is exclusive and ends with the request."""
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline - 0.01  # a missing reply is not the connection's fault
         async with (
-            self._shared.question(deadline) as connection,
+            self._shared.request(deadline) as connection,
             _channel(connection) as channel,
             self._placing(connection) as placer,
         ):
@@ -171,7 +171,7 @@ class RabbitAdmin:
     ) -> int:
         """See `Admin.move`; `fetched` as of `peek`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             seen = await sight(connection, queue)
             (self._limited.discard if seen.limit is None else self._limited.add)(queue)
             async with self._placing(connection) as placer, _channel(connection) as channel:
@@ -192,7 +192,7 @@ class RabbitAdmin:
                             await taker.renew(another)
                 if channel.usable:
                     await taker.acked()
-                await channel.closed()  # the next question must find all in place: in a quorum queue, a nack moves them
+                await channel.closed()  # the next request must find all in place: in a quorum queue, a nack moves them
                 await look.gone()
                 if failure is not None:
                     raise failure

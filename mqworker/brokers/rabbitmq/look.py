@@ -1,4 +1,4 @@
-"""Goes through the first messages of a queue, for one question of the Admin: by single fetches, or by a consumer.
+"""Goes through the first messages of a queue, for one request of the Admin: by single fetches, or by a consumer.
 
 Runs on the loop of the broker admin process. Owns the consumer on the Taker's channel, none of the messages: each one
 goes to the visitor as it comes, and is kept only while what replaces it is being confirmed. Raises `Lost` with the
@@ -39,7 +39,7 @@ AT_ONCE = 4 << 20  # bytes that are published together
 FINISHING = 64 << 20  # bytes that are taken only to keep the order
 MOST = 30  # consumers, of which one or two more may finish
 LARGEST = 65_535  # AMQP has no larger prefetch; 0 does not mean all to a quorum queue, but 2,000
-POLL = 0.01  # seconds between two questions whether our consumers are gone
+POLL = 0.01  # seconds between two checks whether our consumers are gone
 GONE = 2.0  # seconds after which a consumer that is still there is somebody else's, and so is what is not back
 SILENT = 0.5  # seconds without a message after which we ask whether there are any
 
@@ -255,7 +255,7 @@ class ConsumingLook(FetchingLook):
             self._visited = self._bytes
             try:
                 removal = self._visit(message)
-            except Exception as error:  # noqa: BLE001 - it is the question's, not the connection's
+            except Exception as error:  # noqa: BLE001 - it is the request's, not the connection's
                 self._failure, removal = error, None
             if removal is not None:
                 self._due.append(removal)

@@ -1,6 +1,6 @@
 """A confirm channel of the Admin: each publication is stored, or the reason why not is returned.
 
-Runs on the loop of the broker admin process; made for one question.
+Runs on the loop of the broker admin process; made for one request.
 Raises `BrokerRefused`, and `Lost` with its channel.
 """
 
@@ -83,7 +83,7 @@ class Placer:
         if len(publication.body) > self._largest:
             return f"{len(publication.body)} bytes are more than the broker takes"
         size, most = len(publication.properties), self._channel.connection.params.frame_max - HEADER_FRAME
-        if size > most:  # otherwise the broker would close the connection, with all questions on it
+        if size > most:  # otherwise the broker would close the connection, with all requests on it
             return f"properties and headers have {size:,} bytes; {most:,} fit into the broker's frame_max"
         if not self._channel.usable:
             return "cannot be published: the channel is closed"

@@ -1,6 +1,6 @@
 """A channel of the Admin on which messages of one queue are taken: some are removed, some put back as new ones.
 
-Runs on the loop of the broker admin process; made for one question. What is not removed goes back when it closes.
+Runs on the loop of the broker admin process; made for one request. What is not removed goes back when it closes.
 """
 
 import asyncio

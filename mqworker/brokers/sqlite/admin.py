@@ -1,7 +1,7 @@
 """`SqliteAdmin`: one-off requests to the embedded broker.
 
-Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A question
-that writes is one transaction, which is rolled back when its deadline has passed: a question without an answer in time
+Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A request
+that writes is one transaction, which is rolled back when its deadline has passed: a request without an answer in time
 has changed nothing. Fails with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such
 queue, no route).
 """
@@ -95,7 +95,7 @@ class SqliteAdmin:
         return await self._ask(work, deadline)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
-        """See `Admin.call`; the reply queue ends with the question."""
+        """See `Admin.call`; the reply queue ends with the request."""
         until = time.monotonic() + deadline
         request = decode_or_refuse(properties)
         request.reply_to = reply = f"mqworker.reply.{uuid.uuid4().hex}"

@@ -73,8 +73,12 @@ class LetterVerbs:
         fitting = _fitting(found, chosen)
         page = [msgspec.to_builtins(each.row) for each in fitting[after : after + limit]]
         following = after + len(page)
-        told = {"dead_letters": page, "matched": len(fitting), "next": following if following < len(fitting) else None}
-        return told | self._about(stage, found)
+        answer = {
+            "dead_letters": page,
+            "matched": len(fitting),
+            "next": following if following < len(fitting) else None,
+        }
+        return answer | self._about(stage, found)
 
     async def dlq_groups(
         self, deadline: float, stage: str, fresh: float | None = None, chosen: dict[str, Any] | None = None
@@ -92,7 +96,7 @@ class LetterVerbs:
         One whose body is too large to return has `too_large` instead of it.
         """
         found = await self._looks.contents(self._dead(stage), deadline, ids)
-        told = []
+        letters = []
         for properties, body, equal in found.values():
             letter = dead_letters.describe(properties, body, whole=True, preview=preview) | {"equal": equal}
             if preview:
@@ -100,8 +104,8 @@ class LetterVerbs:
                 letter |= {"place": row.place, "fault": fault_of(row)}
             if len(body) > WHOLE:
                 letter |= {"body": b"", "too_large": True}
-            told.append(letter)
-        return told
+            letters.append(letter)
+        return letters
 
     async def dlq_find(self, deadline: float, message_id: str, *, look: bool = False) -> dict[str, Any]:
         """Return the dead letters with this message id, of all stages: as they were seen last, or after a look.
@@ -133,8 +137,8 @@ class LetterVerbs:
         complete = found.complete and not self._looks.taken_from(self._dead(stage))
         selection = Selection(stage, (each.row for each in _fitting(found, chosen)))
         name = self._selections.add(selection, time.monotonic())
-        told = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
-        return told | {"complete": complete}
+        answer = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
+        return answer | {"complete": complete}
 
     async def dlq_selected(self, deadline: float, stage: str, selection: str) -> list[str]:  # noqa: ARG002 - it waits for nothing
         """Return the ids of the letters of a selection, one for each of equal ones too."""

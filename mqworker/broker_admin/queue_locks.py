@@ -33,8 +33,8 @@ class QueueLocks:
             async with asyncio.timeout(deadline):
                 await lock.acquire()
         except TimeoutError:
-            told = f"somebody else has been looking at {queue!r} for {deadline:g} s, and one look hides it from another"
-            raise BrokerUnavailable(told) from None
+            why = f"somebody else has been looking at {queue!r} for {deadline:g} s, and one look hides it from another"
+            raise BrokerUnavailable(why) from None
         try:
             yield max(LEAST, until - loop.time())
         finally:

@@ -125,11 +125,11 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
             yield CheckResult(OK, f"jobs {name}", ", ".join(map(shown, stage.specs)) + at_once)
             uses += answer.shared
             if answer.shared:
-                told = ", ".join(use.name for use in answer.shared)
+                names = ", ".join(use.name for use in answer.shared)
                 once = "has its effect once"
                 if stage.identity == "message_id":
                     once += ' if it has a message_id; for publishers that set none there is `identity = "body"`'
-                yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
+                yield CheckResult(OK, f"shared {name}", f"{names}: each message {once}")
     for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output, timeout)).items():
         yield CheckResult(FAIL, f"shared {name}", *problem.split("; ", 1))
 

@@ -76,8 +76,8 @@ def _tell_of_dead_letters(service: ServiceClient, queue: str) -> None:
         rows = service.client.get("/queues")["queues"]
     for row in rows:
         if (row["name"], row["role"]) == (queue, "dead"):
-            told = f"{queue} holds the dead letters of stage {row['stage']}: what is printed is removed from it"
-            output.note(output.clean(f"{told} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))
+            what = f"{queue} holds the dead letters of stage {row['stage']}: what is printed is removed from it"
+            output.note(output.clean(f"{what} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))
 
 
 class _Receiving:
@@ -88,7 +88,7 @@ class _Receiving:
         self._service = service
         self._queue = queue
         self._written: list[str] = []  # ids of messages that are to be removed
-        self._told: set[str] = set()  # types that are printed in base64
+        self._noted: set[str] = set()  # types that are printed in base64
         self._progress = output.Progress()
 
     def run(self, count: int | None, *, follow: bool) -> None:
@@ -132,8 +132,8 @@ class _Receiving:
         line = _readable(base64.b64decode(message["body_base64"]), plain=kind.startswith("text/"))
         if line is not None:
             return line
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._noted:
+            self._noted.add(kind)
             output.note(output.clean(f"in base64: {kind}"))
         return str(message["body_base64"])
 

@@ -14,7 +14,7 @@ class LoopWatch:
 
     def __init__(self) -> None:
         self._step = (0, 0.0)
-        self._told = 0  # how many of AFTER were reached in this step
+        self._reported = 0  # how many of AFTER were reached in this step
         self._places: dict[
             str, tuple[float, int]
         ] = {}  # when one was last named, and how often it would have been since
@@ -25,17 +25,17 @@ class LoopWatch:
         NOBODY is named when it is seen for a second time: between two steps the loop is nobody's for a moment.
         """
         if (seq, since) != self._step:
-            self._step, self._told = (seq, since), 0
+            self._step, self._reported = (seq, since), 0
             if seq == NOBODY:
                 return False
         reached = sum(now - since >= each for each in AFTER) if seq else 0
-        due, self._told = reached > self._told, max(reached, self._told)
+        due, self._reported = reached > self._reported, max(reached, self._reported)
         return due
 
     def count(self, place: str, now: float) -> int | None:
         """Return how often this place was held back since it was last named; None: it is held back now."""
         last, held = self._places.get(place, (-EVERY, 0))
-        if now - last < EVERY and self._told < len(AFTER):
+        if now - last < EVERY and self._reported < len(AFTER):
             self._places[place] = last, held + 1
             return None
         if len(self._places) >= PLACES:

@@ -35,7 +35,7 @@ class SeatedMessage:
         self.item = item
         self.setting = setting
         self.lost = lost
-        self.told = False  # whether it was reported where it was when its time was up
+        self.reported = False  # whether it was reported where it was when its time was up
         self._queue = queue
         self._labels: dict[str, Any] | None = None
 

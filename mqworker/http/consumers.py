@@ -57,10 +57,10 @@ def replace(api: Api, stage: str, slot: str) -> Any:
     name = api.stage(stage).name
     answer = api.control.ask(lambda operator: operator.ask_producer(name, request, STORE_DEADLINE), STORE_DEADLINE)
     assert isinstance(answer, ReplaceAnswer)
-    told: dict[str, Any] = {"slot": number, "pid": answer.pid, "now": asked.now}
+    document: dict[str, Any] = {"slot": number, "pid": answer.pid, "now": asked.now}
     if asked.now:
-        told |= {"in_hand": answer.in_hand, "running": answer.running, "message_id": answer.message_id or None}
-    return told, 202
+        document |= {"in_hand": answer.in_hand, "running": answer.running, "message_id": answer.message_id or None}
+    return document, 202
 
 
 def _number(slot: str) -> int:

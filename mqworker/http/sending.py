@@ -82,12 +82,12 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
         numbers.append(at)
         messages.append((_encoded(properties), data))
     arguments = {"queue": config.input.queue, "messages": messages}
-    told = []
+    reasons = []
     if messages:
         with api.places.sending():
-            told = api.control.ask_admin("send_many", arguments, SEND_DEADLINE)
-    refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, told, strict=True) if reason]
-    return {"message_id": run, "confirmed": told.count(""), "refused": refused}
+            reasons = api.control.ask_admin("send_many", arguments, SEND_DEADLINE)
+    refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, reasons, strict=True) if reason]
+    return {"message_id": run, "confirmed": reasons.count(""), "refused": refused}
 
 
 def _properties() -> Properties:

@@ -145,7 +145,7 @@ def _become(
     folder: str,
     fds: Sequence[int],
     ignored: Sequence[signal.Signals],
-    told: int,
+    report: int,
 ) -> NoReturn:
     """Become the program, in a session of its own, as any program finds itself; it dies with the keeper.
 
@@ -168,7 +168,7 @@ def _become(
         step = "exec"
         os.execve(file, command, environment)  # noqa: S606 - there is no shell on purpose
     except OSError as error:
-        os.write(told, f"{step} {error.errno}".encode())
+        os.write(report, f"{step} {error.errno}".encode())
     finally:
         os._exit(127)
 

@@ -89,8 +89,8 @@ def find(ledger: Ledger, lanes: dict[int, Lane], wanted: WantedMessage) -> list[
     failures = {trace.finished: trace for trace in ledger.journal.failures(wanted.message_id)}
     ended = [*_settled(ledger.journal, wanted, failures)]
     living = [*_living(ledger, lanes, wanted, failures)]
-    told = {trace.finished for trace in chain(ended, living)}
-    alone = [trace for finished, trace in failures.items() if finished not in told]
+    known = {trace.finished for trace in chain(ended, living)}
+    alone = [trace for finished, trace in failures.items() if finished not in known]
     return sorted(chain(alone, ended), key=_age) + sorted(living, key=_age)
 
 

@@ -123,11 +123,11 @@ class BulkOperations:
     async def _cancel_all(self) -> None:
         await asyncio.gather(*(self._cancelled(view.operation) for view in self.all if not view.over))
 
-    def _progress(self, told: AdminProgress) -> None:
-        found = self._get(told.operation)
+    def _progress(self, progress: AdminProgress) -> None:
+        found = self._get(progress.operation)
         if found is None or found.over:
             return
-        changes = {name: getattr(told, name) for name in told.__struct_fields__}
+        changes = {name: getattr(progress, name) for name in progress.__struct_fields__}
         self._advance(found, msgspec.structs.replace(found, **changes))
 
     def _admin_ended(self, why: str) -> None:

@@ -56,13 +56,13 @@ class Inspection:
         names = self._stages.names
         asked = (self._stages.ask(name, AskMessage(0, message_id), FIND) for name in names)
         found = await asyncio.gather(*asked, return_exceptions=True)
-        told: dict[str, MessageAnswer | ControlError] = {}
+        answers: dict[str, MessageAnswer | ControlError] = {}
         for name, answer in zip(names, found, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, ControlError):
                 raise answer
             assert isinstance(answer, MessageAnswer | ControlError)
-            told[name] = answer
-        return told
+            answers[name] = answer
+        return answers
 
     async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
         """Return the dead letters of a message, and how old that is by stage; without `look`, as they were seen."""

@@ -106,7 +106,7 @@ class StageSupervisor:
     def due(self) -> Commit | Undo | Revert | None:
         """Return how the change in progress has to end, if that is known."""
         life = self.life
-        return self.switch.due(life.status, life.told)
+        return self.switch.due(life.status, life.revision_sent)
 
     # --- what is
 
@@ -197,7 +197,7 @@ class StageSupervisor:
         self._requests.producer_died()
         self._cancel_kill()
         orderly = self.life.ended
-        if not orderly and self.life.told:
+        if not orderly and self.life.revision_sent:
             self.switch.producer_died(f"the Producer {death}{why}", time.monotonic())
         actions = self.life.died(death, time.monotonic())
         if not orderly:

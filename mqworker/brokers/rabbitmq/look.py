@@ -127,9 +127,9 @@ class FetchingLook:
         try:
             await self._taker.remove(some)
         except BrokerRefused:
-            self._told(self._taker.removed - before)
+            self._moved(self._taker.removed - before)
             raise
-        self._told(len(some))
+        self._moved(len(some))
         await asyncio.sleep(0)  # what only drops waits for nothing, and others have a turn too
 
     def _replaced(self) -> list[Removal]:
@@ -143,7 +143,7 @@ class FetchingLook:
             some.append(removal)
         return some
 
-    def _told(self, count: int) -> None:
+    def _moved(self, count: int) -> None:
         if self._moving is not None:
             self._moving.moved(count)
 

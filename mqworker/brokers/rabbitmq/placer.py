@@ -58,19 +58,19 @@ class Placer:
         Which ones were returned is known by their message ids: those with the same id, or without any, count together,
         and all count if the id is that of none.
         """
-        told, numbers = [], {}
+        refusals, numbers = [], {}
         self._returned = {}
         for publication in publications:
-            told.append(self._publish(publication))
-            if not told[-1]:
-                numbers[len(told) - 1] = self._sent
+            refusals.append(self._publish(publication))
+            if not refusals[-1]:
+                numbers[len(refusals) - 1] = self._sent
         if numbers:
             await self._channel.first(self._answered)
         returned = self._why_returned(publications)
         for at, number in numbers.items():
             if reason := self._refused.pop(number, "") or returned[at]:
-                told[at] = f"{reason} (queue {publications[at].routing_key!r})"
-        return told
+                refusals[at] = f"{reason} (queue {publications[at].routing_key!r})"
+        return refusals
 
     def _why_returned(self, publications: Sequence[Publication]) -> list[str]:
         if not self._returned:

@@ -80,8 +80,10 @@ class Taker:
         killed us after thousands of them had up to 437 messages in both queues.
         """
         replaced = [removal for removal in removals if removal.instead is not None]
-        told = await self._placer.place_all([removal.instead for removal in replaced if removal.instead is not None])
-        kept = {removal.tag for removal, why in zip(replaced, told, strict=True) if why}
+        refusals = await self._placer.place_all(
+            [removal.instead for removal in replaced if removal.instead is not None]
+        )
+        kept = {removal.tag for removal, why in zip(replaced, refusals, strict=True) if why}
         gone = [removal.tag for removal in removals if removal.tag not in kept]
         self._ack(gone)
         if gone:
@@ -90,7 +92,7 @@ class Taker:
         for tag in gone:
             self.worn.pop(tag, None)
         if kept:
-            refusal = BrokerRefused(next(filter(None, told)))
+            refusal = BrokerRefused(next(filter(None, refusals)))
             refusal.count = len(kept)
             raise refusal
 
@@ -101,8 +103,8 @@ class Taker:
         for start in range(0, len(worn), TOGETHER):
             some = worn[start : start + TOGETHER]
             copies = [Publication("", self.queue, _as_new(each.properties), each.body) for each in some]
-            told = await placer.place_all(copies)
-            stored = [each.tag for each, refused in zip(some, told, strict=True) if not refused]
+            refusals = await placer.place_all(copies)
+            stored = [each.tag for each, refused in zip(some, refusals, strict=True) if not refused]
             self.copied += len(stored)
             self._ack(stored)
 

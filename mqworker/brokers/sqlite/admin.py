@@ -121,8 +121,8 @@ class SqliteAdmin:
         try:
             while not await self._ask(receive, max(until - time.monotonic(), 0.01), writes=False):
                 if time.monotonic() >= until:
-                    told = f"{replies.came} from {queue!r} within {deadline:g} s"
-                    raise BrokerUnavailable(f"{told}: is its stage running?")
+                    what = f"{replies.came} from {queue!r} within {deadline:g} s"
+                    raise BrokerUnavailable(f"{what}: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
         finally:
             # a queue that cannot be deleted now ends with this process

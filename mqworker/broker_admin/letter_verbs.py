@@ -254,11 +254,11 @@ class LetterVerbs:
             try:
                 return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER, moving=moving)
             except (BrokerUnavailable, BrokerBrokeOff) as error:
-                raise type(error)(f"{error}{moving.remark(published)}") from error
+                raise type(error)(f"{error}{moving.suffix(published)}") from error
             except BrokerRefused as error:
-                raise BrokerRefused(f"{error}{moving.remark(published, refused=True)}") from error
+                raise BrokerRefused(f"{error}{moving.suffix(published, refused=True)}") from error
             except TimeoutError:
-                what = f"it did not end within {deadline:g} s{moving.remark(published)}"
+                what = f"it did not end within {deadline:g} s{moving.suffix(published)}"
                 raise VerbRefused("deadline", what) from None
             finally:
                 self._looks.catalogues.forget(queue)

@@ -99,7 +99,7 @@ class Peers:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def tell(self) -> list[Peer]:
+    def known(self) -> list[Peer]:
         """Return what is known, and have it kept up to date for a while; never waits."""
         with self._lock:
             self._wanted = time.monotonic()

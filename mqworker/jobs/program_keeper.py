@@ -40,11 +40,11 @@ class Keeping:
         self._pid = 0  # of the program; it is not reaped before all is over, so that the number stays its own
         self._ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
-    def greet(self) -> None:
-        """Say that it is ready."""
+    def send_ready(self) -> None:
+        """Report that it is ready."""
         self._say({"ready": True})
 
-    def hear(self) -> bool:
+    def receive(self) -> bool:
         """Do what the Consumer asks; returns False if it has closed the socket."""
         try:
             data, fds, _flags, _address = socket.recv_fds(self._link, MOST, 3)
@@ -229,7 +229,7 @@ def main(consumer: int, fd: int) -> None:
     keeping, poll = Keeping(link), select.poll()
     for each in (parent, reading, fd):
         poll.register(each, select.POLLIN)
-    keeping.greet()
+    keeping.send_ready()
     try:
         while True:
             ready = {each for each, _ in poll.poll()}
@@ -239,7 +239,7 @@ def main(consumer: int, fd: int) -> None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(reading, 4096)
                 keeping.look()
-            if fd in ready and not keeping.hear():
+            if fd in ready and not keeping.receive():
                 return
     finally:
         kill_children(KILLING)

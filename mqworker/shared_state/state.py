@@ -52,7 +52,7 @@ class SharedState:
         self._journal, self._note = journal, note
         self._gathered = journal.bytes
         self._replayed_params.clear()
-        self.instance.speak()
+        self.instance.enable_log()
 
     def call(self, caller: Caller, call: Call, now: float) -> bytes:
         """Return the remembered answer to a call, or make it; `now`, here as below, is in seconds since the epoch.

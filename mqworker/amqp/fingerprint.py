@@ -1,9 +1,9 @@
-"""The identity of a message by its content, for recognising a redelivery (decision 17).
+"""Identifies a message by its content, so that a redelivery is recognised.
 
-Pure; used by the ledger and by Consumers (which record it before they start a message). Everything counts except the
-number that a quorum queue adds to each redelivery (`x-delivery-count`), and the order of the headers, because it sorts
-them then; whoever puts a message back removes that number too. A table without headers counts like none: the broker may
-have added the table together with it.
+Pure; used by the ledger and by Consumers (which record it before they start a message). Everything counts except two
+things that a quorum queue changes on a redelivery: it adds a counter (`x-delivery-count`), and it sorts the headers.
+Whoever puts a message back removes that counter too. An empty table of headers counts as no table: the broker may have
+added the table together with the counter.
 """
 
 from hashlib import sha256
@@ -12,7 +12,7 @@ from mqworker.amqp.properties import HEADERS_FLAG, Headers, MalformedProperties,
 
 DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
-_SMALL = 4096  # bytes that are sooner copied than passed separately
+_SMALL = 4096  # bytes; copying fewer is faster than passing them separately
 _BEFORE_TABLE = (0x80, 0x40)  # content_type, content_encoding
 
 
@@ -31,7 +31,7 @@ def fingerprint(properties: bytes, body: bytes) -> bytes:
 
 
 def _plain(properties: bytes) -> bytes:
-    """Return properties that have a table without it if it is empty, and with its headers in order."""
+    """Return properties without their table of headers if it is empty, otherwise with its headers sorted."""
     flags, at = properties[0], 2
     for flag in _BEFORE_TABLE:  # short texts
         if flags & flag:
@@ -48,7 +48,7 @@ def _plain(properties: bytes) -> bytes:
 
 
 def without_delivery_count(properties: bytes) -> bytes:
-    """Return the properties as the message's publisher sent them but for the order of headers; malformed ones as is."""
+    """Return the properties as the publisher sent them, except for the order of headers; malformed ones unchanged."""
     if _MARK not in properties:
         return properties
     try:

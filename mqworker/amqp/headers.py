@@ -1,4 +1,4 @@
-"""The names of our headers: the one list that code, documentation and tests use; and which headers a result inherits.
+"""The names of our headers (the one list that code, documentation and tests use), and which headers a result inherits.
 
 Pure; used where results (Consumer), retries and dead letters (Producer) and replays (broker admin) are built, and where
 an operator sends messages (HTTP).
@@ -15,10 +15,10 @@ DURATION = PREFIX + "duration-ms"
 ATTEMPT = PREFIX + "attempt"  # the number of the attempt that this message is for, from 1
 QUEUE = PREFIX + "queue"  # the input of the stage that counts attempts and crashes here; another stage starts from zero
 CRASHES = PREFIX + "crashes"
-KEY = PREFIX + "key"  # of a retry, under the stage's QUEUE: the routing key under which the message first came
+KEY = PREFIX + "key"  # of a retry, under the stage's QUEUE: the routing key with which the message first arrived
 DERIVED_ID = (
     PREFIX + "derived-id"
-)  # of a result: its input had no id, and this one is derived from its content; of a retry: that id, for its result
+)  # of a result: its input had no id, so its id is derived from the input's content; of a retry: that id
 PART = PREFIX + "part"  # which of several results of its message this is, from 1
 PARTS = PREFIX + "parts"  # how many there are
 SIGNATURE = (
@@ -34,18 +34,18 @@ FAILED_AT = PREFIX + "failed-at"
 FIRST_FAILED_AT = PREFIX + "first-failed-at"
 HOST = PREFIX + "host"
 EXIT = PREFIX + "exit"
-ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties a dead letter must not carry (decision 20)
+ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties that a dead letter must not have itself
 REPLAYED = PREFIX + "replayed"  # how often an operator sent this dead letter back
 
-WRAPPED = PREFIX + "wrapped"  # this dead letter's body holds the message, whose headers did not fit (amqp/wrapper.py)
+WRAPPED = PREFIX + "wrapped"  # this dead letter's body holds the message, because its headers did not fit (wrapper.py)
 
 ROOM = 120_000  # bytes of our property blocks at most: a header frame must fit into RabbitMQ's frame_max of 131,072
 HEADER_FRAME = 20  # bytes of a content header frame besides the property block
 _DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, present after every retry
 _OURS = (PREFIX, *_DEATHS)
 
-BROKERS = {  # what only a broker or its plugin understands: a message that is published again must not bring it along
-    "x-death": "the broker drops a message that would expire on the way to a queue where it has expired before",
+BROKERS = {  # meant for a broker or its plugin only: a message that is published again must not carry them
+    "x-death": "the broker drops a message that would expire into a queue where it has expired before",
     REDELIVERIES: "a new message has not been delivered before",
     "x-received-from": "a federated exchange does not forward a message that says it came from there",
     "x-shovelled": "a shovel's mark is about the message that it moved",
@@ -57,7 +57,7 @@ BROKERS = {  # what only a broker or its plugin understands: a message that is p
     "x-stream-offset": "where the message stands in a stream that it was read from",
     "x-stream-filter-value": "as above",
 }
-CODECS = {  # what describes the body of the input to a library: with a result's body it would be wrong
+CODECS = {  # tells a library what the input's body is; it would be wrong for the body of the result
     "compression": "kombu and Celery would decompress the result",
     "__TypeId__": "Spring would read the result as the class that the input was written from",
     "__ContentTypeId__": "as above, the class of the elements",
@@ -70,12 +70,12 @@ CODECS = {  # what describes the body of the input to a library: with a result's
     "springBatchFormat": "Spring would take the result apart as a batch",
     "Content-Type": "MassTransit would look for its envelope in the result",
 }
-NOT_KEYS = BROKERS.keys() | {"CC", "BCC"}  # nobody means these by the header that keeps an order
+NOT_KEYS = BROKERS.keys() | {"CC", "BCC"}  # these cannot be the header by which a stage is ordered
 _NOT_FOR_RESULTS = BROKERS.keys() | CODECS.keys() | {"CC", "BCC"}  # CC, BCC: they would send copies of the result
 
 
 def attempt(properties: Properties, queue: str) -> int:
-    """Return which attempt of the stage with this input queue the message is for."""
+    """Return the number of the attempt that this message is for, in the stage with this input queue."""
     return max(1, _count(properties, ATTEMPT, queue))
 
 
@@ -91,7 +91,7 @@ def redeliveries(properties: Properties) -> int:
 
 
 def _count(properties: Properties, name: str, queue: str) -> int:
-    """Read a counter that may come from anywhere: 0 when it is missing, not ours or not a small natural number."""
+    """Read a counter that anybody may have set: 0 when it is missing, not ours or not a small natural number."""
     if QUEUE not in properties.headers or properties.headers[QUEUE] != queue:
         return 0
     value = properties.headers.get(name)
@@ -108,7 +108,7 @@ def reserved(name: str) -> str:
 
 
 def strip_brokers(properties: Properties) -> None:
-    """Remove what a message must not bring along when it is published again: a retry, a renewed or a replayed one."""
+    """Remove what a message must not carry when it is published again: as a retry, renewed or replayed."""
     headers = properties.headers
     for name in [name for name in headers if name in BROKERS or name.startswith(_DEATHS)]:
         del headers[name]

@@ -10,13 +10,13 @@ from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties, decode_leniently
 
-DERIVED = 32  # characters of an id that is derived
+DERIVED = 32  # characters of a derived id
 
 
 def labels(block: bytes, body: bytes, queue: str) -> dict[str, Any]:
-    """Return `message_id` and `attempt` (from 1) of a message; `block`: its properties, `queue`: its stage's input.
+    """Return `message_id` and `attempt` (from 1) of a message. `block`: its properties; `queue`: its stage's input.
 
-    Bytes of an id that are not UTF-8 become escapes: a label can be sent to any process, and be written.
+    Bytes of an id that are not UTF-8 become escapes, so that a label can be sent to any process and written anywhere.
     """
     properties = decode_leniently(block)
     message_id = properties.message_id or derived_id(properties, block, body, queue)
@@ -27,7 +27,7 @@ def labels(block: bytes, body: bytes, queue: str) -> dict[str, Any]:
 
 
 def derived_id(properties: Properties, block: bytes, body: bytes, queue: str) -> str:
-    """Return the id of a message that has none: from its content as it first came to `queue`; retries keep it."""
+    """Return the id of a message without one, derived from its content as it first came to `queue`; retries keep it."""
     table = properties.headers
     kept = table.get(headers.DERIVED_ID)
     if isinstance(kept, str) and len(kept) == DERIVED and table.get(headers.QUEUE) == queue:

@@ -1,7 +1,8 @@
-"""What a message is known by, taken out of a property block: a small block instead of a large one.
+"""The part of a property block that identifies a message: a small block in place of a large one.
 
 Pure; used by the Producer, which remembers thousands of settled messages by their blocks. Most blocks are small and are
-kept as they are. In a large one the headers take the room: they are skipped, not decoded, unless ours are among them.
+kept as they are. In a large one most of the space is headers: they are skipped without decoding, unless ours are among
+them.
 """
 
 from mqworker.amqp import headers
@@ -9,7 +10,7 @@ from mqworker.amqp.properties import Headers, Properties, decode_leniently
 
 SMALL = 1_024  # bytes of a block that is kept as it is
 _KEPT = (headers.ATTEMPT, headers.CRASHES, headers.QUEUE, headers.DERIVED_ID)
-_OURS = headers.PREFIX.encode()  # most blocks have none of ours, and one search says so
+_OURS = headers.PREFIX.encode()  # most blocks have none of ours, which one search finds out
 _MARKS = tuple(name.encode() for name in _KEPT)
 _HAS_ID = 0x80  # in the second byte of the flags
 _BARE = b"\x00\x80"  # flags of properties that are a message id and nothing else
@@ -26,7 +27,7 @@ def has_id(block: bytes) -> bool:
 
 
 def brief(block: bytes) -> bytes:
-    """Return a block with the same id, and our counts for the stage; a malformed one may become anything small."""
+    """Return a block with the same id and our counts for the stage; a malformed block may become anything small."""
     if len(block) <= SMALL:
         return block
     if _OURS in block and any(mark in block for mark in _MARKS):
@@ -36,7 +37,7 @@ def brief(block: bytes) -> bytes:
 
 
 def own_id(block: bytes) -> bytes | None:
-    """Return the id that a message has of its own; None if it has none. Of a malformed block, anything."""
+    """Return the message's own id; None if it has none. For a malformed block, the value is arbitrary."""
     if not has_id(block):
         return None
     flags = block[0] << 8 | block[1]

@@ -1,10 +1,11 @@
 """The AMQP 0-9-1 basic property block and its field tables, as pure functions of bytes.
 
 Runs in every process that handles messages (Producer, Consumers, broker admin) and owns nothing: no I/O, no clock.
-Receives the property block of a content header frame (flags and values, after class, weight and body size) and returns
-the same block. Any legal block survives `decode` and `encode` byte for byte, because each header is kept as the raw
-field that arrived and is converted to a Python value only on access; so a foreign client's table can neither break a
-connection nor be altered in passing. Raises only `MalformedProperties`, when a block contradicts its own lengths.
+Receives the property block of a content header frame (the flags and values that follow class, weight and body size),
+and returns such a block. Any legal block survives `decode` and `encode` byte for byte, because each header is kept as
+the raw field that arrived and is converted to a Python value only on access; so a foreign client's table can neither
+break a connection nor be altered in passing. Raises only `MalformedProperties`, when a block contradicts its own
+lengths.
 
 Layout: AMQP 0-9-1, sections 4.2.5 and 4.2.6.1, with the field types of RabbitMQ's errata (there `s` is a signed 16 bit
 integer, `l` and `L` are signed 64 bit ones, and `x` is a byte array).
@@ -27,7 +28,7 @@ HEADERS_FLAG = 0x20  # in the first byte of a block: there is a table of headers
 MAX_DEPTH = 32  # tables and arrays nested deeper than this are returned as raw bytes: most libraries recurse
 
 
-class MalformedProperties(ValueError):  # noqa: N818 - it names what the bytes are
+class MalformedProperties(ValueError):  # noqa: N818 - the name says what the bytes are
     """The bytes are not a property block: a length points beyond the end, or bytes are left over."""
 
 
@@ -55,7 +56,7 @@ def _field_end(data: bytes, start: int, limit: int) -> int:
 
 
 def in_order(table: bytes) -> bytes:
-    """Return a table's content in the order of its names, of each the first field; raises `MalformedProperties`."""
+    """Return a table's content sorted by name, with the first field of each name; raises `MalformedProperties`."""
     at, limit, fields = 0, len(table), dict[bytes, bytes]()
     while at < limit:
         name_end = at + 1 + table[at]
@@ -198,18 +199,18 @@ def _unsigned(value: int, size: int) -> bytes:
 
 
 class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it has no hash
-    """An ordered, case-sensitive table of headers; a value is decoded at each access.
+    """An ordered, case-sensitive table of headers; each access decodes the value again.
 
-    Timestamps are returned as the integer that was sent (seconds, though some clients send milliseconds). What has no
-    Python value (an unknown type, a broken or too deeply nested table) is returned as the raw field. If a name occurs
-    twice, the first one counts; setting or deleting any header drops the repeats.
+    Timestamps are returned as the integer that was sent (seconds, though some clients send milliseconds). A field
+    without a Python value (an unknown type, a broken or too deeply nested table) is returned as its raw bytes. If a
+    name occurs twice, the first one counts; setting or deleting any header drops the repeats.
     """
 
     __slots__ = ("_fields", "_present", "_table")
 
     def __init__(self, values: dict[str, Any] | None = None) -> None:
         self._fields: dict[str, bytes] = {}  # name to type octet and payload
-        self._table: bytes | None = None  # the content as it arrived, until something is changed
+        self._table: bytes | None = None  # the content as it arrived, until a header is changed
         self._present = False  # an empty table encodes differently from none
         if values:
             for name, value in values.items():
@@ -234,7 +235,7 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
 
     @property
     def present(self) -> bool:
-        """Return whether a block with these headers has a table at all, even an empty one."""
+        """Whether a block with these headers has a table at all, even an empty one."""
         return self._present
 
     def __getitem__(self, name: str) -> Any:
@@ -246,7 +247,7 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
         return self[name] if name in self._fields else default
 
     def field(self, name: str) -> bytes:
-        """Return a header as it is encoded: its type octet and its value. Raises KeyError when there is none."""
+        """Return a header in its encoded form: type octet and value. Raises KeyError when there is none."""
         return self._fields[name]
 
     def __contains__(self, name: object) -> bool:

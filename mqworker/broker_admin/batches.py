@@ -1,7 +1,7 @@
-"""How far a move of dead letters was that somebody waits for, when it fails. Pure; used by the broker admin.
+"""How far a move of dead letters came before it failed, for the caller's error. Pure; used by the broker admin.
 
-Follows the move as `brokers.base.Moving`. Letters are published, confirmed, and only then acked: where that ends in
-between, those of the last batch may be in both queues, and of the batch before those whose acks were lost.
+Follows the move as `brokers.base.Moving`. Letters are published, confirmed, and only then acked: if that is
+interrupted, the letters of the last batch may be in both queues, and those of the batch before whose acks were lost.
 """
 
 from mqworker.broker_admin.bulk import TOGETHER
@@ -24,9 +24,9 @@ class Batches:
         self._begun = 0
 
     def suffix(self, published: bool, *, refused: bool = False) -> str:
-        """Return what is added to the sentence of a failure; `published`: the letters went to another queue.
+        """Return what is added to the sentence about a failure; `published`: the letters went to another queue.
 
-        `refused`: the broker has said which ones it does not take, and has the acks of all others.
+        `refused`: the broker has reported which ones it refuses, and has the acks of all others.
         """
         if refused or not published:
             return f"; {self._moved} were {'moved' if published else 'removed'}" if self._moved else ""

@@ -1,10 +1,11 @@
-"""An operation on a selection of dead letters: exactly those are replayed or dropped, however many come meanwhile.
+"""An operation on a selection of dead letters: exactly those are replayed or dropped, however many others arrive.
 
 Runs in the broker admin, on its loop (with the embedded broker, the visits run in its thread). It is one look at the
 queue: a letter whose id still has a count in the selection is moved, all others stay where they are. Letters go in
 batches, which are published, confirmed, and only then acked; an operator may end it between two of them. Sends an
-AdminProgress before and after each batch, so that whoever survives this process knows how far it was. Whatever fails
-ends in a progress that says so: it is never tried again by itself, because some of the letters may be in both queues.
+AdminProgress before and after each batch, so that if this process dies, the Service knows how far the operation was. A
+failure is reported in the last progress: the operation is never repeated automatically, because some of the letters may
+be in both queues.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from mqworker.broker_admin.selections import Selection
 from mqworker.brokers.base import DROP, STOP, Admin, BrokerBrokeOff, BrokerRefused, BrokerUnavailable, Publication
 from mqworker.ipc.admin_messages import LOOK_AT, OVER, AdminProgress
 
-TOGETHER = 50  # letters in a batch: a kill doubles one batch, and of the one before what the queue has not yet removed
-REPORT = 0.25  # seconds between two reports of how many were looked at
+TOGETHER = 50  # letters in a batch: a kill doubles one batch, and what the queue has not yet removed of the one before
+REPORT = 0.25  # seconds between two reports of how many letters were examined
 BEYOND = (
     2 * LOOK_AT
 )  # letters that one operation goes through: those of a selection may have been put back behind others
@@ -30,7 +31,7 @@ class BulkOperation:
     def __init__(
         self, name: str, selection: Selection, queue: str, to: str, tell: Callable[[AdminProgress], None]
     ) -> None:
-        """`to`: the queue that the letters go to; "": they are dropped."""
+        """`to`: the queue that the letters go to; "" if they are dropped."""
         self.name = name
         self.state = "looking"
         self._gone: Counter[str] = Counter()  # ids of moved letters that `take_gone` has not returned yet
@@ -48,7 +49,7 @@ class BulkOperation:
 
     @property
     def over(self) -> bool:
-        """Return whether it has ended."""
+        """Return whether the operation has ended."""
         return self.state in OVER
 
     @property
@@ -57,7 +58,7 @@ class BulkOperation:
         return self.state != "failed" and not self._chosen
 
     def cancel(self) -> bool:
-        """End it before the next batch, or at once if it has not begun; returns False if it has ended already."""
+        """End before the next batch, or at once if it has not begun; returns False if it has ended already."""
         if self.over:
             return False
         self.state = "cancelling" if self._running else "cancelled"
@@ -65,7 +66,7 @@ class BulkOperation:
         return True
 
     async def run(self, admin: Admin, deadline: float) -> None:
-        """Carry it out; never raises because of the broker."""
+        """Carry out the operation; never raises because of the broker."""
         if self.over:
             return
         self._running = True
@@ -83,7 +84,7 @@ class BulkOperation:
             else:
                 self.state = "done"
         except (BrokerUnavailable, BrokerBrokeOff, TimeoutError) as error:
-            if self._doubles:  # of the batch before, too, the queue may have lost acks
+            if self._doubles:  # the queue may also have lost acks of the batch before
                 self._unsure = min(2 * TOGETHER, self._done + self._unsure)
             self._fail(str(error) or f"it did not end within {deadline:g} s")
         except BrokerRefused as refused:
@@ -91,12 +92,12 @@ class BulkOperation:
             self._fail(str(refused))
         finally:
             ticking.cancel()
-            if not self.over:  # a fault of ours, which the caller logs
+            if not self.over:  # an internal error, which the caller logs
                 self._fail("an error inside mqworker; the log of the service has the details")
             self._report()
 
     def fail(self, why: str) -> None:
-        """Mark it as failed without running it."""
+        """Mark the operation as failed without running it."""
         self._fail(why)
         self._report()
 
@@ -117,7 +118,7 @@ class BulkOperation:
         return True
 
     def take_gone(self) -> Counter[str]:
-        """Return the ids of the letters that were moved since the last call."""
+        """Return the ids of the letters that have been moved since the last call."""
         gone, self._gone = self._gone, Counter()
         return gone
 
@@ -145,7 +146,7 @@ class BulkOperation:
         self._left[key] -= 1
         try:
             publication = dead_letters.replay(properties, body, self._to) if self._to else None
-        except ValueError as error:  # it stays where it is, and holds up no other
+        except ValueError as error:  # it stays where it is, and does not hold up others
             self._refused += 1
             self._reason = f"letter {letter} cannot be sent back: {error}"
             return None
@@ -153,7 +154,7 @@ class BulkOperation:
         return publication or DROP
 
     async def _tick(self) -> None:
-        """Say how many were looked at, until the first is moved."""
+        """Report how many letters were examined, until the first is moved."""
         while self.state == "looking":
             await asyncio.sleep(REPORT)
             self._report()

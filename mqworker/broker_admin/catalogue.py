@@ -1,9 +1,9 @@
-"""What the broker admin has seen in the dead-letter queues, so that not every request needs a look of its own.
+"""What the broker admin has seen in the dead-letter queues, so that not every request needs its own look.
 
-Runs in the broker admin, on its loop. A look takes all letters for its time, a second or two for 10,000, and counts as
-a delivery of each; so a list, its pages, its groups and the letters in it are answered from one look. Owns the rows of
-at most KEPT queues, and bodies of letters up to SMALL bytes, BODIES bytes in all, of which those go that were not used
-for the longest time. Pure but for that: the look itself is `letter_looks`.
+Runs in the broker admin, on its loop. A look takes all letters out of the queue while it lasts, a second or two for
+10,000, and counts as a delivery of each; so a list, its pages, its groups and the letters in it are answered from one
+look. Owns the rows of at most KEPT queues, and the bodies of letters of up to SMALL bytes, BODIES bytes in all; the
+least recently used bodies are dropped. Otherwise pure: the looks themselves are in `letter_looks`.
 """
 
 import threading
@@ -15,9 +15,9 @@ from mqworker.broker_admin.letter_rows import Seen
 KEPT = 4  # queues
 SMALL = 16 << 10  # bytes of a letter that is kept whole
 BODIES = 32 << 20
-YOUNG = 30.0  # seconds in which a catalogue is taken for true, if the queue has as many letters as it
-APART = 5.0  # seconds between two looks that are asked for although nothing seems to have changed
-LIMITED = 60.0  # the same where a look is one of few deliveries that a letter may have
+YOUNG = 30.0  # seconds for which a catalogue counts as current, if the queue has as many letters
+APART = 5.0  # seconds between two looks that are requested although nothing seems to have changed
+LIMITED = 60.0  # the same for a queue that limits the deliveries of a letter
 
 
 class Catalogue:
@@ -28,7 +28,7 @@ class Catalogue:
 
         `limited`: the queue limits deliveries.
         """
-        # Replays may have mixed them up in the queue; those that do not say when they died come first.
+        # Sorted, because replays may have mixed them up in the queue; those without a time of failure come first.
         self.letters = sorted(letters, key=lambda seen: seen.row.failed_at or "")
         self.at = at
         self.wall = wall
@@ -36,7 +36,7 @@ class Catalogue:
         self._apart = LIMITED if limited else APART
 
     def current(self, now: float, ready: int | None, fresh: float | None) -> bool:
-        """Return whether this is true enough.
+        """Return whether this is current enough.
 
         `fresh`: how old it may be, in seconds. Without that, `ready` is how many messages the queue has now.
         """
@@ -47,7 +47,7 @@ class Catalogue:
         return counted and age <= YOUNG
 
     def without(self, gone: Mapping[str, int]) -> None:
-        """Forget letters that were moved or dropped, that many of each id."""
+        """Forget letters that were moved or dropped; `gone` has how many of each id."""
         left = Counter(gone)
         kept = []
         for seen in self.letters:
@@ -64,11 +64,11 @@ class Catalogues:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Catalogue] = OrderedDict()
         self._bodies: OrderedDict[tuple[str, str], tuple[bytes, bytes]] = OrderedDict()
-        self._size = 0  # bytes of them
+        self._size = 0  # bytes of all bodies
         self._lock = threading.Lock()  # of the bodies: the embedded broker shows letters in its thread
 
     def get(self, queue: str) -> Catalogue | None:
-        """Return what was seen in a queue last."""
+        """Return what was last seen in a queue."""
         if queue in self._kept:
             self._kept.move_to_end(queue)
         return self._kept.get(queue)
@@ -81,7 +81,7 @@ class Catalogues:
             self._kept.popitem(last=False)
 
     def forget(self, queue: str) -> None:
-        """Forget what was seen: the queue has changed, and nobody knows how."""
+        """Forget what was seen in a queue, because it has changed in an unknown way."""
         self._kept.pop(queue, None)
 
     def keep(self, queue: str, letter: str, properties: bytes, body: bytes) -> None:
@@ -98,7 +98,7 @@ class Catalogues:
                 self._size -= len(old) + len(content)
 
     def whole(self, queue: str, letters: Iterable[str]) -> dict[str, tuple[bytes, bytes]]:
-        """Return those letters that are kept whole."""
+        """Return those of these letters that are kept whole."""
         found = {}
         with self._lock:
             for letter in letters:

@@ -12,7 +12,7 @@ class Chooser:
         self._reason = reason
 
     def chosen(self, properties: bytes, body: bytes) -> bool:
-        """Whether this is one of them."""
+        """Return whether this letter is chosen."""
         if self.left <= 0 or (self._ids is not None and dead_letters.letter_id(properties, body) not in self._ids):
             return False
         fits = not self._reason or dead_letters.reason(properties) == self._reason
@@ -20,7 +20,7 @@ class Chooser:
         return fits
 
     def takes(self, letter: str, reason: str) -> bool:
-        """Whether a letter with this id and reason is one of them."""
+        """Return whether a letter with this id and reason is chosen."""
         fits = self.left > 0 and (self._ids is None or letter in self._ids) and self._reason in ("", reason)
         self.left -= fits
         return fits

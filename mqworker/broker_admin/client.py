@@ -1,10 +1,9 @@
 """The Service's side of the broker admin: starts the process on demand, and gives every request a deadline.
 
 Runs on the Service's main loop. Owns the process; sends it AdminRequests and receives AdminAnswers, AdminProgress (for
-service/bulk_operations) and log events. A
-request always has an answer or a ControlError, at the latest GRACE after its deadline, whether or not its caller still
-waits: a process that has not answered by then hangs, so it is killed, and the next request starts another. Its death
-fails the requests in progress, each with a sentence.
+service/bulk_operations) and log events. A request always gets an answer or a ControlError, at the latest ADMIN_GRACE
+after its deadline, whether or not its caller still waits: a process that has not answered by then hangs, so it is
+killed, and the next request starts another. Its death fails the requests in progress, each with a sentence.
 """
 
 import asyncio
@@ -62,7 +61,7 @@ class BrokerAdminClient:
 
     @property
     def answers(self) -> bool:
-        """Whether it has answered a request, and may remember something."""
+        """Whether the process has answered a request, and so may remember something."""
         return self._life is not None and self._life.usable and self._life.answered
 
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:
@@ -107,18 +106,18 @@ class _Life:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be asked: it is alive, and nobody has killed it."""
+        """Whether it can be asked: it is alive and has not been killed."""
         return self.child.alive and not self.child.kill_reason
 
     @property
     def why_ended(self) -> str:
-        """Why it can no longer be asked."""
+        """Why the process can no longer be asked."""
         return self.child.kill_reason or (f"it {self.child.death}" if self.child.death else "it closed its pipe")
 
     async def ask(self, request: AdminRequest, deadline: float) -> AdminAnswer:
-        """Send a request and wait for its answer; the deadline of the process runs on when the caller is cancelled.
+        """Send a request and wait for its answer; the process's deadline stays in force if the caller is cancelled.
 
-        Raises FrameTooLarge, BrokenPipeError, and TimeoutError when the pipe had no room until the deadline.
+        Raises FrameTooLarge, BrokenPipeError, and TimeoutError if the pipe has no room until the deadline.
         """
         loop = asyncio.get_running_loop()
         answer = self._waiting[request.id] = loop.create_future()

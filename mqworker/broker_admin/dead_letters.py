@@ -73,7 +73,7 @@ def reason(properties: bytes) -> object:
 
 
 def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
-    """Return a digest of which message it is and how often it was replayed, plus `later` times."""
+    """Return a digest of the message's identity and its number of replays, plus `later`."""
     properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
     times = _replays(decoded, later)
@@ -113,17 +113,17 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False, preview: bo
 
 
 def replay(properties: bytes, body: bytes, queue: str) -> Publication:
-    """Return the original message: what the dead letter had moved aside is restored, the count of replays kept."""
+    """Return the original message: restores what the dead letter had moved aside, and counts the replay."""
     properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
     table = decoded.headers
     headers.strip_brokers(decoded)
-    kept = (headers.QUEUE,) if headers.KEY in table else ()  # together they say where its place in the order is
+    kept = (headers.QUEUE,) if headers.KEY in table else ()  # together these define its place in the order
     for name in list(table):
         if name in _GONE_ON_REPLAY and name not in kept:
             del table[name]
     if not decoded.message_id:
-        table.pop(headers.DERIVED_ID, None)  # of its retries
+        table.pop(headers.DERIVED_ID, None)  # made for its retries
     for name in ("CC", "BCC"):
         if headers.ORIGINAL + name in table:
             table.rename(headers.ORIGINAL + name, name)
@@ -137,6 +137,6 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
 
 
 def _replays(decoded: Properties, later: int) -> int:
-    """Return how often it was replayed, and `later` times more; anybody may have written any number."""
+    """Return how often it was replayed, plus `later`; the header may have any value, because anybody can write it."""
     value = decoded.headers.get(headers.REPLAYED)
     return max(0, min((value if type(value) is int else 0) + later, MOST_REPLAYS))

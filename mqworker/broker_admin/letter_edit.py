@@ -1,7 +1,7 @@
 """A dead letter that goes back changed. Pure; used by the broker admin.
 
-The body is replaced, with its type and encoding; of the headers only those that are named. All others, and every other
-property, stay as the message's sender wrote them, byte for byte.
+The body is replaced, with its type and encoding, and so are the headers that are named. All other headers and
+properties stay as the message's sender wrote them, byte for byte.
 """
 
 import msgspec
@@ -12,10 +12,10 @@ from mqworker.brokers.base import Publication, decode_or_refuse
 
 
 class LetterEdit(msgspec.Struct, frozen=True):
-    """What is changed besides the body; `content_type` None: it stays."""
+    """What is changed besides the body; with `content_type` None, that stays."""
 
     content_type: str | None = None
-    content_encoding: str | None = None  # of the new body; None: it has none
+    content_encoding: str | None = None  # of the new body; None if it has none
     headers: dict[str, bool | int | float | str | None] = {}  # None removes one
 
 

@@ -1,6 +1,6 @@
 """Whether a dead letter fits a filter. Pure; used by the broker admin.
 
-Raises ValueError, with the field and what is wrong, for a filter that cannot be meant.
+Raises ValueError, with the field and what is wrong, for an invalid filter.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from mqworker.broker_admin.letter_rows import Seen
 from mqworker.ipc.admin_messages import LetterFilter, LetterRow, fault_key
 
-TEXTS = ("reason", "error_type", "place", "message_id")  # which have to be the same
+TEXTS = ("reason", "error_type", "place", "message_id")  # fields that must be equal
 Fits = Callable[[Seen], bool]
 
 
 def when(value: str | None) -> float | None:
-    """Return a time in RFC 3339 as seconds since the epoch; None for what is none."""
+    """Return a time in RFC 3339 as seconds since the epoch; None if the text is not a time."""
     if not value:
         return None
     try:
@@ -30,7 +30,7 @@ def fault_of(row: LetterRow) -> str:
 
 
 def matcher(asked: LetterFilter) -> Fits:
-    """Return a function that says whether a letter fits everything that is asked for."""
+    """Return a function that returns whether a letter fits all fields of the filter."""
     given = {name: getattr(asked, name) for name in (*TEXTS, "attempt", "generation")}
     tests: list[Fits] = [_has(name, value) for name, value in given.items() if value not in ("", None)]
     if asked.fault:

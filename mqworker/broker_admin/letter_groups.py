@@ -1,6 +1,6 @@
 """Dead letters in groups: one for each reason, type of error and place in the code. Pure; used by the broker admin.
 
-What changes from message to message (ids and numbers in the texts) makes no group.
+What differs from message to message (ids and numbers in the texts) does not make separate groups.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from mqworker.broker_admin.letter_filter import fault_of, when
 from mqworker.ipc.admin_messages import LetterRow
 
 MOST = 200  # groups that are listed one by one
-HOURS = 48  # hours that are counted one by one; the last one is the present one
+HOURS = 48  # hours that are counted one by one; the last one is the present hour
 
 
 def groups(rows: Iterable[LetterRow], now: float) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def groups(rows: Iterable[LetterRow], now: float) -> list[dict[str, Any]]:
 
 
 def largest(made: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Return the largest groups, and how many letters are in the others: anybody may make one with each message."""
+    """Return the largest groups, and how many letters the others have, because any number of groups may be made."""
     return made[:MOST], sum(group["count"] for group in made[MOST:])
 
 

@@ -1,10 +1,10 @@
-"""Looks at dead-letter queues, and what is remembered of them.
+"""Looks at dead-letter queues, and the results that are remembered.
 
 Runs in the broker admin, on its loop (with the embedded broker, letters are shown in its thread). Owns the catalogues
 and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters, SEEN
-bytes, most of its time, or, where each letter has to be fetched separately, FETCHED letters; the catalogue says then
-that it is not complete. Who gets a queue too late for a look gets BrokerUnavailable. Fails with what `Admin.peek`
-raises.
+bytes, most of its time, or, if each letter has to be fetched separately, FETCHED letters; then the catalogue is marked
+as not complete. If a caller gets a queue too late for a look, BrokerUnavailable is raised. Otherwise raises what
+`Admin.peek` raises.
 """
 
 import time
@@ -21,9 +21,9 @@ from mqworker.ipc.admin_messages import LOOK_AT
 
 PAGE = 8 << 20  # bytes of bodies after which an answer with whole letters ends
 SEEN = 1 << 30  # bytes that one look goes through
-FETCHED = 500  # letters, if they are fetched one by one: where somebody consumes, or there may be only one consumer
-TIME = 0.6  # of a look's deadline; the rest is for putting letters back
-ENOUGH = 2.0  # seconds, or half of a shorter deadline: with less, a look would see a few letters
+FETCHED = 500  # letters, if they are fetched one by one: if the queue has a consumer, or allows only one
+TIME = 0.6  # share of a look's deadline; the rest is for putting letters back
+ENOUGH = 2.0  # seconds, or half of a shorter deadline: with less, a look would see only a few letters
 
 
 class LetterLooks:
@@ -34,14 +34,14 @@ class LetterLooks:
         self._admin = admin
         self._locks = locks
         self._busy: Counter[str] = Counter()  # looks and operations, by queue
-        self._taking: dict[str, Callable[[], Counter[str]]] = {}  # operations, by queue: which letters are gone
+        self._taking: dict[str, Callable[[], Counter[str]]] = {}  # operations, by queue: return which letters are gone
 
     def looking(self, queue: str) -> bool:
-        """Return whether somebody goes through a queue now."""
+        """Return whether a look or an operation is going through a queue now."""
         return self._busy[queue] > 0
 
     def taken_from(self, queue: str) -> bool:
-        """Return whether an operation takes letters away: what is reported meanwhile was seen before."""
+        """Return whether an operation is taking letters: until its end, reports are of an earlier look."""
         return queue in self._taking
 
     @asynccontextmanager
@@ -56,9 +56,9 @@ class LetterLooks:
 
     @asynccontextmanager
     async def taking(self, queue: str, deadline: float, gone: Callable[[], Counter[str]]) -> AsyncIterator[float]:
-        """Have a queue alone as `alone` does, to take letters away; `gone`: ids of those that went since it was asked.
+        """Lock a queue like `alone`, to take letters away; `gone` returns the ids of those taken since its last call.
 
-        Who asks about the queue meanwhile is answered with what was seen before, without those.
+        Requests about the queue are answered in the meantime with what was seen before, without those letters.
         """
         async with self.alone(queue, deadline) as left:
             self._taking[queue] = gone
@@ -69,27 +69,27 @@ class LetterLooks:
                 del self._taking[queue]
 
     async def catalogue(self, queue: str, deadline: float, fresh: float | None = None) -> Catalogue:
-        """Return the dead letters of a queue, by a look if what is known is not true enough (`Catalogue.current`)."""
+        """Return the dead letters of a queue; looks at it if what is known is not `Catalogue.current`."""
         asked = time.monotonic()
         if (known := await self._known(queue, deadline, fresh)) is not None:
             return known
         async with self.alone(queue, max(LEAST, asked + deadline - time.monotonic())) as left:
             after = self.catalogues.get(queue)
-            if after is not None and after.at >= asked:  # whoever was before us has looked
+            if after is not None and after.at >= asked:  # the caller before us has looked
                 return after
             if left < min(ENOUGH, deadline / 2):
-                raise BrokerUnavailable(f"somebody else has looked at {queue!r} for so long that {left:.1f} s are left")
+                raise BrokerUnavailable(f"another operation on {queue!r} took so long that only {left:.1f} s are left")
             return await self._look(queue, left)
 
     async def contents(self, queue: str, deadline: float, ids: Collection[str]) -> dict[str, tuple[bytes, bytes, int]]:
-        """Return letters whole: properties, body, and how many are equal; fewer of them when they are large.
+        """Return whole letters: properties, body, and how many are equal; fewer of them if they are large.
 
-        What is young enough is not looked for again; of the large ones, each call goes through the queue.
+        Letters that were seen recently need no new look; for large ones, each call goes through the queue.
         """
         until = time.monotonic() + deadline
         catalogue = await self.catalogue(queue, deadline, YOUNG)
         counts = Counter(each.row.id for each in catalogue.letters)
-        if any(not counts[letter] for letter in ids):  # it may have come since
+        if any(not counts[letter] for letter in ids):  # it may have come in the meantime
             catalogue = await self.catalogue(queue, max(LEAST, until - time.monotonic()))
             counts = Counter(each.row.id for each in catalogue.letters)
         asked = dict.fromkeys(letter for letter in ids if counts[letter] or not catalogue.complete)
@@ -111,7 +111,7 @@ class LetterLooks:
         return kept
 
     async def _known(self, queue: str, deadline: float, fresh: float | None) -> Catalogue | None:
-        """Return what was seen in a queue, if it is true enough; while it is looked at, its count says nothing."""
+        """Return what was seen in a queue, if it is current enough; during a look, the queue's count means nothing."""
         catalogue = self.catalogues.get(queue)
         if catalogue is not None and queue in self._taking:  # a look would wait for minutes
             self._forget_gone(queue)
@@ -142,7 +142,7 @@ class LetterLooks:
             each = seen(properties, body)
             letters.append(each)
             self.catalogues.keep(queue, each.row.id, properties, body)
-            return False  # bodies may be large
+            return False  # `peek` need not keep them: bodies may be large
 
         began, wall, fetched = time.monotonic(), time.time(), Fetched(FETCHED)
         await self._admin.peek(queue, LOOK_AT + 1, deadline, show, fetched=fetched)
@@ -151,13 +151,13 @@ class LetterLooks:
         catalogue = Catalogue(letters, began, wall, complete=not (more or fetched.more), limited=limited)
         known = self.catalogues.get(queue)
         if catalogue.complete or known is None or began - known.at > YOUNG or len(known.letters) <= len(letters):
-            self.catalogues.put(queue, catalogue)  # otherwise it was cut short, and the one before shows more
+            self.catalogues.put(queue, catalogue)  # otherwise it was cut short, and the previous one shows more
         return catalogue
 
     async def _fetch(
         self, queue: str, deadline: float, ids: frozenset[str], most: int
     ) -> dict[str, tuple[bytes, bytes]]:
-        """Return letters that are not kept whole, by a look of their own: the first of each id."""
+        """Return letters that are not kept whole, with a separate look: the first of each id."""
         found: dict[str, tuple[bytes, bytes]] = {}
         fetched, size, shown, cut = Fetched(FETCHED), 0, 0, False
 
@@ -177,8 +177,8 @@ class LetterLooks:
         async with self.alone(queue, deadline) as left:
             end = time.monotonic() + TIME * left
             await self._admin.peek(queue, LOOK_AT, left, show, fetched=fetched)
-        if not found and (cut or fetched.more):  # nobody knows whether it is there
+        if not found and (cut or fetched.more):  # it is unknown whether it is there
             raise BrokerUnavailable(
-                f"not found among the first {shown} letters of {queue!r}, through which a look goes"
+                f"not found among the first {shown} letters of {queue!r}, which are as many as a look goes through"
             )
         return found

@@ -1,8 +1,8 @@
-"""The operations on dead letters that are in progress: a few at the same time, and one for each selection.
+"""The operations on dead letters that are in progress: a few at the same time, at most one for each selection.
 
-Runs in the broker admin, on its loop; a part of `letter_verbs`. Owns a task for each operation, which has the queue to
-itself while it runs, and corrects what is known of that queue when it is over. An operation's last progress says why it
-failed; the caller of one that cannot begin gets VerbRefused.
+Runs in the broker admin, on its loop; a part of `letter_verbs`. Owns a task for each operation, which locks the queue
+while it runs, and corrects what is known about the queue when it is over. An operation's last progress says why it
+failed; if it cannot begin, `begin` raises VerbRefused.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class LetterOperations:
     """See the module head."""
 
     def __init__(self, admin: Admin, looks: LetterLooks, tell: Callable[[AdminProgress], None]) -> None:
-        """`tell` receives how far they are."""
+        """`tell` receives the progress of operations."""
         self.in_progress: dict[str, BulkOperation] = {}
         self._admin = admin
         self._looks = looks
@@ -34,7 +34,7 @@ class LetterOperations:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, name: str, kind: str, chosen: Selection, dead: str, to: str) -> str:
-        """Begin one, to the queue `to` ("": the letters are dropped); returns its name: of the first if asked again."""
+        """Begin an operation, to the queue `to` ("": drop them); returns its name, or that of the first if repeated."""
         if chosen.operation:
             if chosen.kind != kind:
                 raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
@@ -49,18 +49,18 @@ class LetterOperations:
         return name
 
     def cancel(self, name: str) -> bool:
-        """End one before its next batch; returns False if it has ended already."""
+        """End an operation before its next batch; returns False if it has ended already."""
         found = self.in_progress.get(name)
         return found is not None and found.cancel()
 
     async def _run(self, bulk: BulkOperation, queue: str) -> None:
-        """Carry out an operation, and correct what is known of its queue."""
+        """Carry out an operation, and correct what is known about its queue."""
         try:
             async with self._looks.taking(queue, OPERATION, bulk.take_gone) as left:
                 await bulk.run(self._admin, left)
                 if not bulk.exact:
                     self._looks.catalogues.forget(queue)
-        except BrokerUnavailable as error:  # it did not have the queue alone in time
+        except BrokerUnavailable as error:  # it did not get the lock in time
             if not bulk.over:
                 bulk.fail(str(error))
         except Exception as error:

@@ -1,6 +1,6 @@
-"""One dead letter as a row of a list, and what can be searched of it. Pure; used by the broker admin.
+"""One dead letter as a row of a list, and the parts of it that can be searched. Pure; used by the broker admin.
 
-A dead letter may come from anybody: whatever a header holds becomes text of bounded length, or a number, or nothing.
+Anybody may have written a dead letter: whatever a header holds becomes text of bounded length, or a number, or nothing.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from mqworker.jobs.place import place_in
 
 LONGEST = 300  # characters of an error's text
 NAME = 255  # of any other text
-SEARCHED = 1_000  # characters of the message's headers that a filter sees
+SEARCHED = 1_000  # characters of the message's headers that a filter searches
 
 
 class Seen(NamedTuple):

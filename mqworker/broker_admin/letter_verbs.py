@@ -1,7 +1,7 @@
-"""What the broker admin can be asked about dead letters: lists, groups, single ones, selections, operations on them.
+"""Requests to the broker admin about dead letters: lists, groups, single letters, selections, operations.
 
 Runs in the broker admin, on its loop. Owns the selections; `letter_operations` has the operations. Each verb takes its
-deadline in seconds first and returns plain values; it raises what `verbs` raises, and VerbRefused.
+deadline in seconds as its first argument and returns plain values; it raises what `verbs` raises, and VerbRefused.
 """
 
 import logging
@@ -39,7 +39,7 @@ from mqworker.brokers.base import (
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
-WHOLE = 30 << 20  # bytes of a letter that is shown with its body; HTTP makes several times as many of it
+WHOLE = 30 << 20  # bytes of a letter that is shown with its body; over HTTP it becomes several times as large
 
 log = logging.getLogger("mqworker.broker_admin.letter_verbs")
 
@@ -48,7 +48,7 @@ class LetterVerbs:
     """See the module head."""
 
     def __init__(self, config: Config, admin: Admin, locks: QueueLocks, tell: Callable[[AdminProgress], None]) -> None:
-        """`tell` receives how far operations have got."""
+        """`tell` receives the progress of operations."""
         self._config = config
         self._admin = admin
         self._looks = LetterLooks(admin, locks)
@@ -56,7 +56,7 @@ class LetterVerbs:
         self._operations = LetterOperations(admin, self._looks, tell)
 
     def forget(self, queue: str) -> None:
-        """Forget what was seen in a queue: somebody has removed letters."""
+        """Forget what was seen in a queue, because letters were removed."""
         self._looks.catalogues.forget(queue)
 
     async def dlq_list(
@@ -68,7 +68,7 @@ class LetterVerbs:
         fresh: float | None = None,
         chosen: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return dead letters that fit a filter, the oldest first, from a number on."""
+        """Return dead letters that fit a filter, the oldest first, from number `after` on."""
         found = await self._looks.catalogue(self._dead(stage), deadline, fresh)
         fitting = _fitting(found, chosen)
         page = [msgspec.to_builtins(each.row) for each in fitting[after : after + limit]]
@@ -83,7 +83,7 @@ class LetterVerbs:
     async def dlq_groups(
         self, deadline: float, stage: str, fresh: float | None = None, chosen: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return the largest groups of the dead letters that fit a filter; `other` counts the letters of the rest."""
+        """Return the largest groups of the dead letters that fit a filter; `other` counts the letters in the others."""
         found = await self._looks.catalogue(self._dead(stage), deadline, fresh)
         made, other = largest(groups((each.row for each in _fitting(found, chosen)), time.time()))
         return {"groups": made, "other": other, **self._about(stage, found)}
@@ -91,9 +91,9 @@ class LetterVerbs:
     async def dlq_show(
         self, deadline: float, stage: str, ids: list[str], *, preview: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the dead letters with these ids in full, as far as they exist; fewer when they are large.
+        """Return the dead letters with these ids in full, as far as they exist; fewer if they are large.
 
-        One whose body is too large to return has `too_large` instead of it.
+        A letter whose body is too large to return has `too_large` instead.
         """
         found = await self._looks.contents(self._dead(stage), deadline, ids)
         letters = []
@@ -108,10 +108,10 @@ class LetterVerbs:
         return letters
 
     async def dlq_find(self, deadline: float, message_id: str, *, look: bool = False) -> dict[str, Any]:
-        """Return the dead letters with this message id, of all stages: as they were seen last, or after a look.
+        """Return the dead letters with this message id, of all stages, as they were last seen or after a new look.
 
-        `ages`: how many seconds ago that was, by stage; a stage that is not there was never looked at, or its look has
-        failed, or its queue has more letters than were looked at. Raises what looks raise if all of them do.
+        `ages`: how many seconds ago the look was, by stage; a stage is missing if there was no look, if the look
+        failed, or if the queue has more letters than were examined. If all looks fail, raises what they raise.
         """
         end, found, ages = time.monotonic() + deadline, [], {}
         failure: Exception | None = None
@@ -132,7 +132,7 @@ class LetterVerbs:
         return {"letters": found, "ages": ages}
 
     async def dlq_select(self, deadline: float, stage: str, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Freeze the dead letters that fit a filter; not `complete` while an operation hides what came since a look."""
+        """Select the dead letters that fit a filter; not `complete` while an operation hides what came since a look."""
         found = await self._looks.catalogue(self._dead(stage), deadline)
         complete = found.complete and not self._looks.taken_from(self._dead(stage))
         selection = Selection(stage, (each.row for each in _fitting(found, chosen)))
@@ -141,7 +141,7 @@ class LetterVerbs:
         return answer | {"complete": complete}
 
     async def dlq_selected(self, deadline: float, stage: str, selection: str) -> list[str]:  # noqa: ARG002 - it waits for nothing
-        """Return the ids of the letters of a selection, one for each of equal ones too."""
+        """Return the ids of all letters of a selection; equal letters each have an entry."""
         return self._selection(selection, stage).ids
 
     async def dlq_begin(
@@ -153,7 +153,7 @@ class LetterVerbs:
         count: int,
         operation: str,
     ) -> str:
-        """Begin to replay or drop what is selected; returns the operation's name: of the first one if asked again."""
+        """Begin to replay or drop what is selected; returns the operation's name, that of the first one if repeated."""
         chosen = self._selection(selection, stage)
         if count != chosen.count:
             raise VerbRefused("count", f"{chosen.count} dead letters are selected, not {count}")
@@ -165,7 +165,7 @@ class LetterVerbs:
         return self._operations.cancel(operation)
 
     async def dlq_edit(self, deadline: float, stage: str, letter: str, body: bytes, changes: dict[str, Any]) -> int:
-        """Send one dead letter back with another body, and what else is changed; returns 0 if it is not there."""
+        """Send one dead letter back with another body and other changes; returns 0 if it is not there."""
         new = body
         queue = self._config.stages[stage].input.queue
         asked = msgspec.convert(changes, LetterEdit)
@@ -187,10 +187,10 @@ class LetterVerbs:
         *,
         dry: bool = False,
     ) -> int:
-        """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
+        """Send dead letters back to the input (those named, those of one reason, or all); returns how many."""
         queue = self._config.stages[stage].input.queue
         chooser = Chooser(ids, reason, limit)
-        sent: set[bytes] = set()  # their digests if they die again before this is over
+        sent: set[bytes] = set()  # the digests that they will have if they die again before this is over
         if dry:
             for each in (await self._looks.catalogue(self._dead(stage), deadline)).letters:
                 chooser.takes(each.row.id, each.row.reason)
@@ -230,7 +230,7 @@ class LetterVerbs:
         return self._config.stages[stage].dead
 
     async def _looked(self, queue: str, deadline: float) -> Catalogue:
-        """Return the dead letters of a queue after a look; one that does not exist yet has none."""
+        """Return the dead letters of a queue after a look; a queue that does not exist yet has none."""
         if await self._admin.queue(queue, deadline) is None:
             return Catalogue([], time.monotonic(), time.time(), complete=True)
         return await self._looks.catalogue(queue, deadline)
@@ -238,7 +238,7 @@ class LetterVerbs:
     def _selection(self, name: str, stage: str) -> Selection:
         found = self._selections.get(name, stage, time.monotonic())
         if found is None:
-            raise VerbRefused("unknown_selection", f"there is no selection {name!r}, or not any more: select again")
+            raise VerbRefused("unknown_selection", f"there is no selection {name!r}, or it has expired: select again")
         return found
 
     def _about(self, stage: str, found: Catalogue) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class LetterVerbs:
         return {"total": len(found.letters), "as_of": moment, "complete": found.complete, "looking": looking}
 
     async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int, *, published: bool = True) -> int:
-        """Move letters while the asker waits; `published`: they go somewhere, so what fails may leave some twice."""
+        """Move letters while the caller waits; `published`: they go to a queue, so a failure may leave some in both."""
         queue = self._dead(stage)
         async with self._looks.alone(queue, deadline) as left:
             moving = Batches()
@@ -265,7 +265,7 @@ class LetterVerbs:
 
 
 def _fitting(catalogue: Catalogue, chosen: dict[str, Any] | None) -> list[Seen]:
-    """Return the letters that fit a filter; raises VerbRefused for one that cannot be meant."""
+    """Return the letters that fit a filter; raises VerbRefused for an invalid one."""
     asked = msgspec.convert(chosen or {}, LetterFilter)
     try:
         fits = matcher(asked)

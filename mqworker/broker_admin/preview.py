@@ -1,7 +1,7 @@
-"""A message as an operator reads it: its body as text, and its headers as rows. Pure; used by the broker admin.
+"""A message in readable form: its body as text, and its headers as rows. Pure; used by the broker admin.
 
-Everything that is a number is shown as it is in the bytes, 64-bit integers too: no text here goes through a float.
-Nothing is unpickled, and no module is imported because a message says so.
+Numbers are shown exactly as they are in the bytes, also 64-bit integers: none is converted to a float. Nothing is
+unpickled, and no module is imported because of a message.
 """
 
 import ast
@@ -18,11 +18,11 @@ from mqworker.ipc.json_safe import text, tree
 
 LONGEST = 64 << 10  # bytes of a body that are shown as text
 JSON_LONGEST = 1 << 20  # bytes of JSON that is shown whole, so that it can be edited
-LARGEST = 4 << 20  # bytes of text in lines: indentation makes megabytes of a hundred kB that are nested deeply
-HEX = 4 << 10  # bytes that are shown as hexadecimal numbers
-WIDTH = 16  # of them in a line
+LARGEST = 4 << 20  # bytes of indented text: a hundred kB that are deeply nested become megabytes
+HEX = 4 << 10  # bytes that are shown in hexadecimal
+WIDTH = 16  # bytes in a line
 CELL = 2_000  # characters of a header's value
-INSIDE = 64 << 10  # bytes that a compressed body is unpacked to
+INSIDE = 64 << 10  # bytes of a compressed body that are unpacked
 _ENCODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 47}  # zlib's window bits
 _DEEPER = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
 _NO_SIGNS = bytes(each for each in range(256) if each not in _DEEPER)
@@ -34,7 +34,7 @@ _TYPES = {
 
 
 def preview(body: bytes, content_type: str | None, content_encoding: str | None) -> dict[str, Any]:
-    """Return the body as text: of which kind, whether that is all of it, and how it was compressed."""
+    """Return the body as text, with its kind, whether it is complete, and how it was compressed."""
     encoding = text((content_encoding or "").strip().lower())
     complete = True
     if encoding in _ENCODINGS:
@@ -47,7 +47,7 @@ def preview(body: bytes, content_type: str | None, content_encoding: str | None)
 
 
 def header_rows(headers: Headers) -> list[tuple[str, str, str]]:
-    """Return each header as its name, its type in AMQP, and its exact value, cut where it is very long."""
+    """Return each header as its name, its AMQP type and its exact value, cut if it is very long."""
     rows = []
     for name in headers:
         value = _plain(headers[name])
@@ -64,7 +64,7 @@ def _plain(value: Any) -> str:
 
 
 def _shown(body: bytes, media: str, *, complete: bool) -> tuple[str, str, bool]:
-    """Return the kind, the text, and whether that is all."""
+    """Return the kind, the text, and whether it is complete."""
     if not body:
         return "empty", "", True
     if body.startswith(b"\x93NUMPY"):
@@ -86,9 +86,9 @@ def _shown(body: bytes, media: str, *, complete: bool) -> tuple[str, str, bool]:
 
 
 def _json(body: bytes) -> str | None:
-    """Return JSON in lines, its numbers as they are; None if it is none (or a bare word, which is text as well).
+    """Return indented JSON with its numbers unchanged; None if it is not JSON (or a bare word, which is also text).
 
-    What would be too large in lines is in one.
+    JSON that would be too large when indented is put on one line.
     """
     try:
         return msgspec.json.format(body, indent=2 if _in_lines(body) <= LARGEST else -1).decode()
@@ -97,7 +97,7 @@ def _json(body: bytes) -> str | None:
 
 
 def _packed(body: bytes) -> str | None:
-    """Return MessagePack as JSON in lines, or in one; None if even that is too large."""
+    """Return MessagePack as indented JSON, or on one line; None if even that is too large."""
     value = msgspec.msgpack.decode(body)
     short = _exact(value, None)
     data = short.encode()
@@ -107,14 +107,14 @@ def _packed(body: bytes) -> str | None:
 
 
 def _in_lines(data: bytes) -> int:
-    """Return the approximate size of JSON when indented: a bracket or comma begins a line, indented by its depth."""
-    outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # of strings
+    """Return the approximate size of JSON when indented: each bracket or comma begins a line, indented by its depth."""
+    outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # outside strings
     signs = outside.translate(None, _NO_SIGNS)
     return len(data) + 2 * (len(signs) + sum(accumulate(map(_DEEPER.__getitem__, signs))))
 
 
 def _utf8(body: bytes, *, cut: bool) -> str:
-    for spare in range(4 if cut else 1):  # a cut may go through a character
+    for spare in range(4 if cut else 1):  # the cut may be inside a character
         try:
             found = body[: len(body) - spare].decode()
         except UnicodeDecodeError:
@@ -128,7 +128,7 @@ def _utf8(body: bytes, *, cut: bool) -> str:
 
 
 def _unpacked(body: bytes, bits: int) -> tuple[bytes, bool] | None:
-    """Return what a compressed body holds, and whether that is all; None if it is damaged."""
+    """Return the content of a compressed body, and whether it is complete; None if it is damaged."""
     unpacking = zlib.decompressobj(bits)
     try:
         found = unpacking.decompress(body, INSIDE)
@@ -138,7 +138,7 @@ def _unpacked(body: bytes, bits: int) -> tuple[bytes, bool] | None:
 
 
 def _npy(body: bytes) -> str:
-    """Return what the head of an array in NumPy's format says."""
+    """Return a description of an array from its header in NumPy's format."""
     at = 10 if body[6:7] == b"\1" else 12
     size = int.from_bytes(body[8:at], "little")
     try:
@@ -147,7 +147,7 @@ def _npy(body: bytes) -> str:
         summary = f"array, dtype {head['descr']}, shape {head['shape']}, {order} order, {len(body) - at - size} bytes"
         return text(summary)
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
-        return f"array whose head cannot be read, {len(body)} bytes"
+        return f"array whose header cannot be read, {len(body)} bytes"
 
 
 def _hex(body: bytes) -> str:
@@ -160,7 +160,7 @@ def _hex(body: bytes) -> str:
 
 
 def _exact(value: Any, indent: int | None) -> str:
-    """Return a value as JSON, its numbers exact; what JSON does not have becomes text."""
+    """Return a value as JSON with exact numbers; values that JSON does not have become text."""
     return json.dumps(_jsonable(value), indent=indent, ensure_ascii=False)
 
 

@@ -1,10 +1,10 @@
-"""The broker admin: one process that asks the broker on behalf of HTTP and the command line.
+"""The broker admin: one process that queries the broker on behalf of HTTP and the command line.
 
 It looks at queues, purges, deletes, sends, waits for results and goes through dead letters, over a broker connection of
-its own, so that all this works while a stage is stopped, and its death costs nothing but the answers in progress
-(decisions 12). Receives the Config once, then AdminRequests, many at a time; sends AdminAnswers, the AdminProgress of
-operations, and log events. An answer that is too large for the pipe becomes a refusal. It ends when the Service's pipe
-does; the Service's side is `client`.
+its own, so that all this works while a stage is stopped. Its death costs nothing but the answers in progress (decision
+12). Receives the Config once, then AdminRequests, many at a time; sends AdminAnswers, the AdminProgress of operations,
+and log events. An answer that is too large for the pipe becomes a refusal. It ends when the Service's pipe does; the
+Service's side is `client`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from mqworker.ipc.spawn import Spawned
 if TYPE_CHECKING:
     from mqworker.broker_admin.verbs import Verbs
 
-LEAST = 0.1  # the least time that a request gets, in seconds, even if it spent longer than its deadline in the pipe
+LEAST = 0.1  # least seconds for a request, even if it was in the pipe for longer than its deadline
 ROOM_DEADLINE = 2.0  # seconds to wait until the pipe has room for an answer
 
 _encoder = msgspec.msgpack.Encoder()
@@ -46,7 +46,7 @@ class BrokerAdmin(Spawned):
         super().__init__("broker-admin")
 
     def load(self) -> None:
-        """Import what answers, which the Service does not need."""
+        """Import the code that answers, which the Service does not need."""
         from mqworker.broker_admin.verbs import VERBS, Verbs  # noqa: PLC0415 - the Service imports this module
 
         self._verbs, self._known = Verbs, VERBS

@@ -1,8 +1,8 @@
 """One look at a queue at a time.
 
-Runs in the broker admin, on its loop. Whoever looks at a queue of RabbitMQ holds its messages until the look is over,
-so a second look would not see them. It waits for the first one instead, for at most its own deadline, and then fails
-with `BrokerUnavailable`. Looks of other processes are not known here.
+Runs in the broker admin, on its loop. A look at a queue of RabbitMQ holds its messages until it is over, so a second
+look would not see them. The second look waits for the first one instead, for at most its own deadline, and then raises
+`BrokerUnavailable`. Looks of other processes are not known here.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from weakref import WeakValueDictionary
 
 from mqworker.brokers.base import BrokerUnavailable
 
-LEAST = 0.1  # seconds that a request gets, even if it has waited until its deadline
+LEAST = 0.1  # least seconds for a request, even if it has waited until its deadline
 
 
 class QueueLocks:
     """See the module head."""
 
     def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # those that somebody has or awaits
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # those that are held or awaited
 
     @asynccontextmanager
     async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:

@@ -1,8 +1,8 @@
-"""Selections of dead letters that are frozen: which ones, and how many of each. Pure; used by the broker admin.
+"""Fixed selections of dead letters: which ones, and how many of each. Pure; used by the broker admin.
 
-A letter is known by its content, so equal ones have the same id; a selection has as many of them as it found. Those
-that come later are not in it, unless they are equal to one that is. A selection is forgotten 10 minutes after its last
-use, when there are too many, or with the process.
+A letter is identified by its content, so equal letters have the same id; a selection counts as many of them as it
+found. Letters that come later are not in it, unless they are equal to one that is. A selection is forgotten 10 minutes
+after its last use, when there are too many, or when the process ends.
 """
 
 import secrets
@@ -21,7 +21,7 @@ class Selection:
     def __init__(self, stage: str, rows: Iterable[LetterRow]) -> None:
         self.stage = stage
         self.letters: Counter[bytes] = Counter()
-        self.ids: list[str] = []  # of each letter, in the order of the list
+        self.ids: list[str] = []  # of all letters, in the order of the list
         self.oldest: str | None = None
         self.newest: str | None = None
         self.operation = ""  # the operation that was begun with it
@@ -37,7 +37,7 @@ class Selection:
 
     @property
     def count(self) -> int:
-        """Return how many letters are in it."""
+        """Return how many letters are selected."""
         return len(self.ids)
 
 
@@ -57,7 +57,7 @@ class Selections:
         return name
 
     def get(self, name: str, stage: str, now: float) -> Selection | None:
-        """Return a selection of a stage; None if there is none, or none any more."""
+        """Return a selection of a stage; None if it does not exist or has expired."""
         self._forget(now)
         found = self._kept.get(name)
         if found is None or found[0].stage != stage:

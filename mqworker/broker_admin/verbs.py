@@ -1,8 +1,8 @@
-"""What the broker admin can be asked: queues, sending, waiting for a result, receiving; dead letters: `letter_verbs`.
+"""Requests to the broker admin: queues, sending, waiting for results, receiving; for dead letters: `letter_verbs`.
 
 Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
-takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
-Those that go through a queue, or purge it, have it alone (`queue_locks`).
+takes its deadline in seconds as its first argument and returns plain values; it raises BrokerUnavailable,
+BrokerRefused, TimeoutError. Verbs that go through a queue, or purge it, lock it (`queue_locks`).
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from mqworker.brokers.base import DROP, STOP
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import AdminProgress
 
-MOVING = 0.5  # seconds in which a message gets from a retry queue to the input
-MOVED = 200  # messages behind those that were taken among which one of them may be by now
+MOVING = 0.5  # seconds that a message takes at most from a retry queue to the input
+MOVED = 200  # how many messages further back a message that was taken may be by now
 
 
 class Verbs:
     """See the module head."""
 
     def __init__(self, config: Config, tell: Callable[[AdminProgress], None] = lambda _: None) -> None:
-        """`tell` receives how far operations on dead letters are."""
+        """`tell` receives the progress of operations on dead letters."""
         self._config = config
         self._admin = open_admin(config.broker)
         self._locks = QueueLocks()
@@ -52,9 +52,10 @@ class Verbs:
         return found
 
     async def left(self, deadline: float) -> dict[str, tuple[int, int, int]]:
-        """Count the messages of each stage that wait for their next attempt, that are ready, and that are dead.
+        """Count the messages of each stage that wait for their next attempt, are ready, or are dead.
 
-        The inputs come a moment after the retry queues: what was on its way from there to the input is not missed.
+        The inputs are counted a moment after the retry queues, so that messages on their way between them are not
+        missed.
         """
         end, stages = time.monotonic() + deadline, self._config.stages
 
@@ -97,9 +98,9 @@ class Verbs:
         return await self._admin.call(queue, properties, body, deadline)
 
     async def receive(self, deadline: float, name: str, limit: int, taken: list[str]) -> list[dict[str, Any]]:
-        """Remove the messages of a queue that have been taken, by id, and return the next ones in full.
+        """Remove messages of a queue by the ids of those that were taken, and return the next ones in full.
 
-        So none is removed before whoever takes it has said that it is safe there; equal messages have the same id.
+        So no message is removed before the caller has confirmed that it has it; equal messages have the same id.
         """
         left = Counter(taken)
 
@@ -113,12 +114,12 @@ class Verbs:
 
         async with self._locks.alone(name, deadline) as patience:
             end = time.monotonic() + patience
-            if taken:  # they are the first ones, unless others have come back or been taken elsewhere since
+            if taken:  # they come first, unless others have come back or been taken elsewhere since
                 await self._admin.move(name, len(taken) + MOVED, wanted, patience, singly=True)
             return await self._in_full(name, limit, max(0.1, end - time.monotonic())) if limit else []
 
     async def _in_full(self, queue: str, limit: int, deadline: float) -> list[dict[str, Any]]:
-        """Return the first messages of a queue; fewer when they are large."""
+        """Return the first messages of a queue; fewer if they are large."""
         size = 0
 
         def show(properties: bytes, body: bytes) -> bool | str:  # noqa: ARG001 - the interface of `peek`

@@ -1,7 +1,7 @@
 """Brokers: `base` defines the interfaces, `rabbitmq` and `sqlite` implement them; the URL selects one.
 
 Runs in the Producer (Links), in sources and in the broker admin. Imports an implementation only when it is needed, so
-that a verb that needs no broker, or only the embedded one, does not load pika.
+that a command that needs no broker, or only the embedded one, does not load pika.
 """
 
 from mqworker.brokers.base import Admin, Link, Sink, Topology

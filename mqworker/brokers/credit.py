@@ -1,22 +1,24 @@
-"""How many messages may be sent before a queue holds `max_backlog`, and when to ask how many it holds.
+"""How many messages may be sent before a queue holds `max_backlog`, and when to ask the broker how many it holds.
 
-Pure: answers of the broker, time and a random number in, decisions out. Used by a Producer for its output queue
-(throttle.py) and by a source for the input queue of its stage (sources/pump.py). The credit is what is free below the
-mark after everything that may still arrive: results that were published since the request or not confirmed when it was
-asked, and one result for each message in a lane. So with one result a message nothing of this stage goes above the
-mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes into the
-queue is seen with the next answer, which is at most a second away. In an ordered stage, results that wait for their
-turn reserve none: they would use up the credit of the very message that they wait for (docs/architecture.md).
+Pure: takes the broker's answers, the time and a random number, returns decisions. Used by a Producer for its output
+queue (throttle.py) and by a source for the input queue of its stage (sources/pump.py). The credit is the room below the
+mark, minus everything that may still arrive: results that were published since the request or were unconfirmed when it
+was asked, and one result for each message in a lane. So if each message has one result, this stage never exceeds the
+mark; messages that yield several exceed it by what was in hand when it was reached. Messages from other publishers are
+included in the next answer, which is at most a second away. In an ordered stage, results that wait for their turn
+reserve no credit: they would use up the credit of the very message that they wait for (docs/architecture.md).
 
 When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
 credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each
-pause between two requests is about as long as all before it together: that costs few requests, and by the answer the
-queue has lost about twice what it had to lose at most, so it does not run empty. Pauses are random by half, because of
-several stages that fill one queue the first to ask goes on, and with equal pauses that can always be the same one.
+pause between two requests is about as long as all previous ones together. That costs few requests; and when the
+answer comes, the queue has lost at most about twice what it had to lose, so it does not run empty. The pauses vary at
+random by half: of several stages that fill one queue, the first one to ask goes on, and with equal pauses that could
+always be the same one.
 
-Several sources that must not exceed the mark *together* (`shared`) may each send at most a tenth of their part of it
-after an answer, and leave room for what all others may send after theirs, whose answers may be old. So the mark holds
-whatever comes late; to divide what is free among them would not do, because nothing shows what a slow one still has.
+Several sources that must not exceed the mark *together* (`shared`) may each send at most a tenth of their share of it
+after an answer, and leave room for what all others may send after their answers, which may be older. So the mark is
+kept whatever arrives late. Dividing the free room among them would not be enough, because nothing shows what a slow
+source has not sent yet.
 """
 
 import math
@@ -25,21 +27,21 @@ from typing import NamedTuple
 LOW = 0.8  # share of the mark below which the queue counts as no longer full
 SOON = 0.02  # seconds between two requests when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
-FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a request without one is lost
+FRESH = 1.0  # seconds after which an answer is outdated, as others may publish, or an unanswered request is lost
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
-SHARE = 10  # of several, each may send this much less than its part of the mark after one answer
+SHARE = 10  # each of several may send only its part of the mark divided by this after one answer
 
 
 class Sent(NamedTuple):
     """What this stage has sent and may send, at one moment."""
 
-    published: int  # publications so far, those to other queues and repeated ones too
-    unconfirmed: int  # of them, those that the broker may store after this moment
+    published: int  # publications so far, including those to other queues and repeated ones
+    unconfirmed: int  # those of them that the broker may store after this moment
     dispatched: int  # messages in lanes; of a source: those that it is about to send
 
 
 class Credit:
-    """See the module head. `depth` is the last answer, None before the first; `shared`: how many fill the queue."""
+    """See the module head. `depth`: the last answer, None before the first. `shared`: how many sources fill it."""
 
     def __init__(self, mark: int, shared: int = 1) -> None:
         self.depth: int | None = None
@@ -47,8 +49,8 @@ class Credit:
         self._mark = mark
         self._most = mark if shared == 1 else max(1, mark // (SHARE * shared))  # after one answer
         self._others = (shared - 1) * self._most
-        self._counted: Sent | None = None  # when the request was made whose answer is `depth`
-        self._asked: Sent | None = None  # when the request was made that has no answer yet
+        self._counted: Sent | None = None  # at the time of the request whose answer is `depth`
+        self._asked: Sent | None = None  # at the time of the request that has no answer yet
         self._asked_first = self._asked_last = -math.inf  # when
         self._pause = self._wait = SOON  # as it grows, and with its random part
         self._last_full = -math.inf
@@ -62,7 +64,7 @@ class Credit:
         return self.full or now - self._last_full < STEADY
 
     def unanswered(self, now: float) -> float:
-        """Return for how many seconds a request has had no answer; 0 when all have."""
+        """Return for how many seconds a request has been without an answer; 0 if none is."""
         return 0.0 if self._asked is None else now - self._asked_first
 
     def due(self, sent: Sent) -> float:
@@ -94,7 +96,7 @@ class Credit:
         self._wait = self._pause * (0.5 + chance) if self.full else SOON
 
     def _free(self, sent: Sent) -> int:
-        """Return what is free below the mark after all that may still arrive."""
+        """Return the room below the mark, minus everything that may still arrive."""
         if self.depth is None or self._counted is None:
             return 0
         since = self._counted.unconfirmed + sent.published - self._counted.published

@@ -1,7 +1,7 @@
 """How a source reaches its broker: the third of the interfaces (see base.py), and what it reports.
 
 Everything here is called on the thread of a loop, in a source's process, and never blocks it. `rabbitmq` and `sqlite`
-implement it; the same contract tests (tests/brokers/test_outlet.py) run against each.
+implement the interface; the same contract tests (tests/brokers/test_outlet.py) run against each.
 """
 
 from typing import Protocol
@@ -19,40 +19,40 @@ class Inlet(msgspec.Struct, frozen=True):
 
     queue: str
     position: str  # the queue that holds one record, the newest
-    lock: str  # a queue that one connection has to itself
+    lock: str  # a queue that only one connection can have
     queue_type: str = "classic"  # of the queues that are created here
     ordered: bool = False  # the stage keeps an order
 
 
 class OutletSink(Protocol):
-    """Receives what happens on an Outlet. Calls come on the loop's thread, in the order of the events."""
+    """Receives the events of an Outlet. Calls come on the loop's thread, in the order of the events."""
 
     def waits(self, reason: str, *, standby: bool) -> None:
-        """Receive why it is not open yet; `standby`: somebody else has the lock. Called again when that changes."""
+        """Receive why it is not open yet. `standby`: another service has the lock. Called again when this changes."""
 
     def opened(self, record: PositionRecord | None) -> None:
-        """Receive that the lock is ours, so the source runs here, and the record that was last stored."""
+        """Receive that the lock is ours, so that the source runs here, and the last stored record."""
 
     def blocked(self, reason: str) -> None:
-        """Take why the broker stores nothing now, "" when it does again; nothing is lost by it."""
+        """Receive why the broker stores nothing now, or "" when it does again; nothing is lost in the meantime."""
 
     def confirmed(self, number: int) -> None:
-        """Count all publications up to this one as stored; the first has number 1."""
+        """Receive that all publications up to this one are stored; the first has number 1."""
 
     def stored(self, number: int) -> None:
-        """Count the records up to this one as stored, or as replaced by it; the first has number 1."""
+        """Receive that this record is stored, and replaces those before it; the first has number 1."""
 
     def depth(self, messages: int) -> None:
         """Receive the answer to `Outlet.ask_depth`."""
 
     def lost(self, reason: str) -> None:
-        """Give up: the lock is gone, and with it all that was not confirmed may or may not be stored. Called once."""
+        """Receive that the lock is gone; what was not confirmed may or may not be stored. Called once."""
 
 
 class Outlet(Protocol):
-    """A source's way to its broker, on one connection: lock, items and position end together.
+    """A source's connection to its broker: lock, items and position are lost together.
 
-    It never stops trying to open; once it was open and is lost, it is of no further use.
+    It never stops trying to open. Once it has been open and is lost, it cannot be used again.
     """
 
     def start(self) -> None:

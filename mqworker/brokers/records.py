@@ -1,7 +1,7 @@
-"""What a source keeps at the broker: how far everything that it has published is confirmed.
+"""What a source stores at the broker: the position up to which everything that it published is confirmed.
 
-Pure. It is the body of the only message in a queue of the source's own. After a broker was killed there may be two: the
-one with the highest number is the newest.
+Pure. The record is the body of the only message in a queue that belongs to the source. After the broker was killed,
+there may be two: the one with the highest number is the newest.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ import msgspec
 class PositionRecord(msgspec.Struct, frozen=True):
     """A position, and what an operator may want to know about it."""
 
-    number: int  # counts the records of a source, through all of its lives
+    number: int  # counts the records of a source over all of its lives
     position: Any = msgspec.UNSET  # of the last item that has one
     due: int | None = None  # the last tick that is done, in milliseconds since the epoch
     job: str = ""
@@ -25,7 +25,7 @@ _decode = msgspec.json.Decoder(PositionRecord).decode
 
 
 def newest(bodies: Iterable[bytes]) -> PositionRecord | None:
-    """Return the record with the highest number; None if none of these is a record."""
+    """Return the record with the highest number; None if none of these bodies is a record."""
     found = []
     for body in bodies:
         try:

@@ -1,6 +1,6 @@
-"""The replies to one request of an Admin, which may be several.
+"""The replies to one request of an Admin; there may be several.
 
-Runs on the loop of whoever asks, or in the thread that reads the embedded broker's file; pure.
+Runs on the loop of the caller, or in the thread that reads the embedded broker's file; pure.
 """
 
 from mqworker.amqp import headers
@@ -12,17 +12,18 @@ class Replies:
 
     def __init__(self) -> None:
         self._parts: dict[int, tuple[bytes, bytes]] = {}
-        self._all = 0  # how many there are, as the newest says
+        self._all = 0  # how many there are, according to the newest
 
     @property
     def came(self) -> str:
-        """How many came, for the error of a caller that waited for all."""
+        """How many replies came, for the error of a caller that waited for all."""
         return f"{len(self._parts)} of {self._all} results came" if self._parts else "nobody has replied"
 
     def add(self, properties: bytes, body: bytes) -> bool:
-        """Take one; returns whether it was the last that is missing.
+        """Add a reply; returns whether it was the last missing one.
 
-        Another number of parts is that of another attempt, whose results are not mixed with those of the one before.
+        If the number of parts differs, the reply is from another attempt, whose results are not mixed with the earlier
+        ones.
         """
         table = decode_leniently(properties).headers
         part, parts = table.get(headers.PART), table.get(headers.PARTS)

@@ -1,7 +1,7 @@
-"""The asking side of a code check; runs on the Service's main loop, or for `mqworker check` on a loop made for it.
+"""The client of the code check; runs on the Service's main loop, or for `mqworker check` on a loop of its own.
 
-Owns the process for the time of one check. Whatever the user's code does to it (crash, hang, exit, print) becomes a
-CodeReport and log events; nothing is raised, and the loop never waits for it.
+Owns the process for the duration of one check. Whatever the user's code does to it (crash, hang, exit, print) becomes a
+CodeReport and log events; nothing is raised, and the loop is never blocked.
 """
 
 import asyncio
@@ -43,11 +43,11 @@ async def check_code(
 ) -> CodeReport:
     """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
 
-    With a `state_dir` it looks at `copy`, or makes a copy there and removes those that are not `needed`. If that fails
-    and the code has changed meanwhile (some packages write modules while they are imported), it looks once more.
-    `named`: jobs that must follow the rules for names that a caller gives, in modules of `allowed`. `shared`: the
-    classes of the shared objects that have a name. `source`: the job is one, and of which kind (CheckRequest).
-    `concurrency` and `soft_limit` are the stage's. `schema`: as in CheckRequest.
+    With a `state_dir`, the check looks at `copy`, or makes a copy there and removes the copies that are not `needed`.
+    If it finds problems and the code has changed in the meantime (some packages write modules while they are imported),
+    it is repeated once. `named`: jobs that must follow the rules for names that a caller gives, in modules of
+    `allowed`. `shared`: the classes of the shared objects that have a name. `source`: which kind of source the job is,
+    if it is one (CheckRequest). `concurrency` and `soft_limit` are the stage's. `schema`: as in CheckRequest.
     """
     digests = tuple(each.digest for each in needed)
     if state_dir is not None and (state_dir / SHARED).is_dir():

@@ -1,8 +1,8 @@
-"""Which jobs may be named over HTTP: the control of code through an API is kept to what the folder offers.
+"""Which jobs may be named over HTTP: through the API, an operator can only choose code that is in the user's folder.
 
 Runs in the code check, for jobs that neither the configuration nor a stored generation names. Before anything is
-imported, the module must be one that is allowed, and be found in a file of the user's folder; afterwards the name must
-be defined in that module itself. Returns a sentence for what is refused.
+imported, the module must be allowed and must be found in a file of the user's folder; after the import, the name must
+be defined in that module itself. Returns a sentence about what is refused.
 """
 
 import importlib.util
@@ -38,10 +38,10 @@ def refuse_before(job: str, allowed: tuple[str, ...], folder: Path) -> str:
 
 
 def refuse_after(job: str) -> str:
-    """Return why a job whose module is imported must not be used, or ""."""
+    """Return why a job whose module has been imported must not be used, or ""."""
     module_name, _, name = job.partition(":")
     module: ModuleType = sys.modules[module_name]
-    if name not in vars(module):  # its `__getattr__` may make it up
+    if name not in vars(module):  # the module's `__getattr__` may make it up
         return f'job "{job}": {name} must be defined in {module_name} itself'
     target = vars(module)[name]
     try:
@@ -55,7 +55,7 @@ def refuse_after(job: str) -> str:
 
 
 def _is_in(path: Path, folder: Path) -> bool:
-    """Whether a file is really in a folder, and in no virtual environment inside it."""
+    """Whether a file, with symbolic links resolved, is in a folder and in no virtual environment inside it."""
     file, root = path.resolve(), folder.resolve()
     if not file.is_relative_to(root):
         return False

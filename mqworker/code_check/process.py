@@ -1,9 +1,9 @@
-"""The code check: a short process that looks at the user's code and parameters, says what is wrong, and ends.
+"""The code check: a short-lived process that looks at the user's code and parameters, reports what is wrong, and ends.
 
-The Service imports no user code (decisions 12); whatever the code does when it is imported (crash, hang, print, exit)
-happens here. For the Service it first copies the code, and looks at the copy: what was checked is what Consumers run,
-also those that start after the next edit. Started by the Service and by `mqworker check`. Receives one CheckRequest and
-sends one CodeReport; after that, or at the deadline, its parent kills it.
+The Service imports no user code; whatever the code does when it is imported (crash, hang, print, exit)
+happens here. For the Service, the check first copies the code and looks at the copy: what was checked is what Consumers
+run, including those that start after the next edit. Started by the Service and by `mqworker check`. Receives one
+CheckRequest; sends one CodeFound and one CodeReport. After that, or at the deadline, its parent kills it.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class CodeCheck(Spawned):
         super().__init__(f"{stage}.code-check", stage)
 
     def main(self) -> None:
-        """Look, answer, end."""
+        """Look at the code, answer, and end."""
         sys.dont_write_bytecode = True  # a Consumer would read the .pyc and miss an edit of the same second
         request = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CheckRequest)
         be_plain()
@@ -55,12 +55,12 @@ class CodeCheck(Spawned):
         self._send(report)
 
     def _look(self, request: CheckRequest, root: Path, copy: Path | None) -> CodeReport:
-        """Look at the jobs, and before and after the import at the names that a caller gave."""
+        """Look at the jobs, and at the names that a caller gave both before and after the import."""
         if request.named and sys.path[:1] != [str(root.resolve())]:
             sys.path.insert(0, str(root.resolve()))
         if problems := [each for job in request.named if (each := refuse_before(job, request.allowed, root))]:
             return CodeReport(problems, [], {})
-        if request.named:  # also those that are disabled, whose parameters do not count
+        if request.named:  # also disabled jobs, whose parameters do not count
             report = look(root, copy, request.named, None, request.shared)
             if report.problems:
                 return report
@@ -79,7 +79,7 @@ class CodeCheck(Spawned):
 
 
 def _find(request: CheckRequest) -> CodeFound:
-    """Return what to look at: the copy that is named, or one that is made now."""
+    """Return what to look at: the copy that the request names, or one that is made now."""
     if request.copy is not None or not request.state_dir:
         return CodeFound(request.copy)
     folder, store = Path(request.root).resolve(), Path(request.state_dir) / CODE
@@ -89,7 +89,7 @@ def _find(request: CheckRequest) -> CodeFound:
         return CodeFound(
             None,
             f"the code in {text(str(folder))} is not copied ({text(str(error))}): a Consumer that starts after an edit"
-            " imports what it finds then, under the present generation's number",
+            " imports what it finds then, under the number of the present generation",
         )
     remove_unneeded(store, frozenset((copy.digest, *request.needed)))
     return CodeFound(copy)
@@ -103,7 +103,7 @@ def look(
     shared: dict[str, str] | None = None,
     source: str = "",
 ) -> CodeReport:
-    """Import the jobs and validate the parameters, if there are any, in this process; for the rest see CheckRequest."""
+    """Import the jobs in this process, and validate the parameters if there are any; for the rest see CheckRequest."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
     from mqworker.jobs.loading import JobLoadError, load_chain, load_source  # noqa: PLC0415 - as above
@@ -135,7 +135,7 @@ def look(
 
 
 def params_schema(request: CheckRequest, root: Path, copy: Path | None) -> dict[str, Any] | None:
-    """Return what the parameters of these jobs may be."""
+    """Return the JSON Schema of these jobs' parameters."""
     from mqworker.jobs.chain import params_types  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.loading import load_chain  # noqa: PLC0415 - as above
     from mqworker.jobs.params_schema import schema_of  # noqa: PLC0415 - as above
@@ -144,7 +144,7 @@ def params_schema(request: CheckRequest, root: Path, copy: Path | None) -> dict[
 
 
 def soft_limit_problems(request: CheckRequest, root: Path, copy: Path | None) -> list[str]:
-    """Return what is wrong with a soft limit for these jobs: it cannot interrupt a thread."""
+    """Return for which of these jobs a soft limit would have no effect: it cannot interrupt a thread."""
     from mqworker.jobs.chain import kind_of  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.loading import load_chain  # noqa: PLC0415 - as above
 
@@ -158,7 +158,7 @@ def soft_limit_problems(request: CheckRequest, root: Path, copy: Path | None) ->
 
 
 def _uses(chain: "Sequence[Job]", shared: dict[str, str], root: Path, copy: Path | None) -> tuple[SharedUse, ...]:
-    """Return the shared objects that these jobs use, whose classes can be used; raises JobLoadError."""
+    """Return the shared objects that these jobs use; raises JobLoadError if the class of one cannot be used."""
     from mqworker.jobs.loading import JobLoadError  # noqa: PLC0415 - as below
     from mqworker.shared_state.instance import SharedClass  # noqa: PLC0415 - only this process may come near user code
 

@@ -1,7 +1,7 @@
 """Checks a tree of raw values key by key against the structs, and continues after each problem.
 
 Pure. `Checker.config()` always returns a `Config`: a bad value is replaced by its default (a required one by None) and
-its key recorded in `bad`, so that the rules between keys can still be checked on everything that is good.
+its key recorded in `bad`, so that the rules between keys can still be checked for all valid keys.
 """
 
 import datetime as dt
@@ -52,7 +52,7 @@ class Checker:
         )
 
     def _field(self, field: FieldInfo, raw: dict[str, Any], here: Key) -> Any:
-        """Return the checked value, or UNSET where the struct's default applies."""
+        """Return the checked value, or UNSET if the struct's default applies."""
         present = field.name in raw
         value = raw.get(field.name, {})
         table, named = schema.table_of(field.type), schema.named_tables(field.type)
@@ -74,7 +74,7 @@ class Checker:
         return self._stages(field, value, here)
 
     def _blank(self, table: schema.Struct, here: Key) -> msgspec.Struct:
-        """Return what stands for a table that is required and missing."""
+        """Return a placeholder for a required table that is missing."""
         required = [name for name, field in schema.fields(table).items() if field.required]
         self.bad.update((*here, name) for name in required)
         return table(**dict.fromkeys(required))
@@ -108,7 +108,7 @@ class Checker:
         return None if field.required else msgspec.UNSET
 
     def _bad_items(self, annotation: Any, value: Any, here: Key) -> bool:
-        """Check the tables in a list, if it may hold any; errors name their keys with their index."""
+        """Check the tables in a list, if it may hold any; in errors, the index of a table is part of the key."""
         table = schema.table_of(schema.item_of(annotation)) if schema.takes_list(annotation) else None
         before = len(self.problems)
         if table is None or not isinstance(value, list):
@@ -132,7 +132,7 @@ class Checker:
         return f"is {excerpt(here, value, origin)}"
 
     def _user_keys(self, table: dict[str, Any], here: Key) -> None:
-        """Record where each parameter came from; only values that JSON and MessagePack preserve are accepted."""
+        """Record where each parameter came from; accept only values that JSON and MessagePack preserve."""
         for name, value in table.items():
             key = (*here, name)
             self.origins[dotted(key)] = self._origin_of(key)

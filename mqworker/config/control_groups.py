@@ -1,7 +1,7 @@
-"""Where the kernel keeps the limits and the use of the control groups that this process is in, of both versions.
+"""Finds where the kernel has the limits and usage of this process's control groups, in both versions.
 
-Reads files, owns nothing. What cannot be read is left out: a container may see its own group as the top, under a path
-of the host that does not exist inside.
+Reads files, owns nothing. What cannot be read is left out: a container may see its own group as the root, while its
+path is one of the host that does not exist inside.
 """
 
 import os
@@ -13,7 +13,7 @@ OURS = Path("/proc/self/cgroup")
 
 
 def control_groups(controller: str, mounted: Path = MOUNTED, ours: Path = OURS) -> Iterator[Path]:
-    """Yield the folders of our control groups, and of those around them, that may limit what a controller counts."""
+    """Yield the folders of our control groups and their parents, which may limit what a controller counts."""
     for line in read(ours).split("\n"):
         controllers, _, path = line.partition(":")[2].partition(":")
         if not path or (controllers and controller not in controllers.split(",")):
@@ -25,7 +25,7 @@ def control_groups(controller: str, mounted: Path = MOUNTED, ours: Path = OURS) 
 
 
 def read(path: Path) -> str:
-    """Return what is in a file, "" if it cannot be read."""
+    """Return the content of a file, "" if it cannot be read."""
     try:
         return os.fsdecode(path.read_bytes())
     except OSError:

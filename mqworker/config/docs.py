@@ -71,7 +71,7 @@ def _section(at: Key, table: schema.Struct) -> str:
     ]
     for key, field in schema.keys({}, table):
         if schema.table_of(field.type) and not field.required and field.default is not None:
-            continue  # its keys follow one by one
+            continue  # its keys follow as rows of their own
         meaning, _ = schema.description(field)
         cells = (f"`{dotted(key)}`", schema.expected(field.type), _default(field), meaning)
         lines.append(f"| {' | '.join(cells)} |")

@@ -10,7 +10,7 @@ _FORM = re.compile(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|min|h|d)\s*", re.ASCII)
 
 
 def milliseconds(text: str) -> int | None:
-    """Return a duration in whole milliseconds; None if it is none, or is too short or too long."""
+    """Return a duration in whole milliseconds; None if the text is not a duration, or is too short or too long."""
     found = _FORM.fullmatch(text)
     if found is None:
         return None

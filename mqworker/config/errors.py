@@ -1,6 +1,6 @@
-"""What a user reads when the configuration is wrong: every problem at once, one line each, never a secret.
+"""What a user reads when the configuration is wrong: all problems at once, one line each, never a secret.
 
-Pure; used by all of `mqworker.config`. The one place where a configured value is turned into text.
+Pure; used by all of `mqworker.config`. The only place where a configured value is turned into text.
 """
 
 import difflib
@@ -27,7 +27,7 @@ _LONGEST = 100  # characters of a value in a message
 
 
 def is_secret(key: Key) -> bool:
-    """Return whether the value of a key is never shown."""
+    """Return whether the value of a key must never be shown."""
     return key in (TOKEN, READ_TOKEN, URL) or (key[:1] == ("stages",) and key[2:] == (PICKLE_KEY,))
 
 
@@ -59,7 +59,7 @@ class ConfigError(Exception):
 
 
 def printable(text: str) -> str:
-    """Escape whatever could start a new line, control a terminal, or cannot be encoded."""
+    """Escape whatever could start a new line or control a terminal, or cannot be encoded."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
@@ -101,7 +101,7 @@ def display(key: Key, value: Any, origin: str) -> str:
 
 
 def excerpt(key: Key, value: Any, origin: str) -> str:
-    """Format a bad value for an error message: shortened; of a table only that it is one."""
+    """Format a bad value for an error message: shortened, and without the content of a table."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
@@ -111,6 +111,6 @@ def excerpt(key: Key, value: Any, origin: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that `word` was probably meant to be."""
+    """Return the known word that was probably meant by `word`."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return close[0] if close else None

@@ -21,7 +21,7 @@ _PLACE = re.compile(r"(?P<what>.*) \(at (line (?P<line>\d+), column (?P<column>\
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
-    """What the file holds, and on which line; without a file, nothing."""
+    """What the file holds, and on which lines; empty if there is no file."""
 
     name: str  # as the user wrote it
     path: Path | None
@@ -29,12 +29,12 @@ class ConfigFile(msgspec.Struct, frozen=True):
     lines: dict[Key, int] = {}
 
     def mode(self) -> int:
-        """Return its permission bits; 0 without a file."""
+        """Return the file's permission bits; 0 without a file."""
         return self.path.stat().st_mode & 0o777 if self.path else 0
 
 
 def read(path: Path | None, environ: Mapping[str, str]) -> ConfigFile:
-    """Read `path`, else the file MQWORKER_CONFIG names, else mqworker.toml here if there is one."""
+    """Read `path`, else the file that MQWORKER_CONFIG names, else mqworker.toml here if there is one."""
     requested = str(path) if path is not None else environ.get(CONFIG_FILE, "")
     name = requested or FILE_NAME
     where, text = name, ""

@@ -1,6 +1,6 @@
-"""How the stages of a configuration follow each other: whose results come to whose input.
+"""How the stages of a configuration follow each other: whose results go to whose input.
 
-Pure. Only what the configuration says counts: names of queues, exchanges with their bindings, and an output's own
+Pure. Only what is in the configuration counts: names of queues, exchanges with their bindings, and an output's own
 routing key. A handler may send its results elsewhere, and others may have bound queues.
 """
 
@@ -16,12 +16,12 @@ class Place(NamedTuple):
     """Where a stage stands in the line."""
 
     name: str
-    level: int  # the longest way of results to it, in stages; 0: it is fed by none
-    feeds: tuple[str, ...]  # the stages to whose inputs its results come
+    level: int  # the longest path of results to it, in stages; 0: no stage feeds it
+    feeds: tuple[str, ...]  # the stages to whose inputs its results go
 
 
 class _Binding(NamedTuple):
-    """A queue that a stage binds to an exchange, whose type it may say."""
+    """A queue that a stage binds to an exchange, whose type may be configured."""
 
     queue: str
     exchange: str
@@ -40,13 +40,13 @@ def line(stages: Mapping[str, StageConfig], *, embedded: bool) -> list[Place]:
 
 
 def in_order(after: Mapping[str, Collection[str]]) -> list[Place]:
-    """Return each stage after those that feed it, and near to them; else in the given order.
+    """Return each stage after those that feed it, and close to them; otherwise in the given order.
 
-    Configurations have no rings, but if there is one, it is cut at its first stage.
+    Configurations have no cycles, but if there is one, it is cut at its first stage.
     """
     before = {name: {other for other, to in after.items() if name in to} - {name} for name in after}
     levels: dict[str, int] = {}
-    for first in sorted(after, key=lambda name: bool(before[name])):  # those that nobody feeds; then what is in rings
+    for first in sorted(after, key=lambda name: bool(before[name])):  # those that nothing feeds; then those in cycles
         due = deque([first])
         while due:
             name = due.popleft()
@@ -58,7 +58,7 @@ def in_order(after: Mapping[str, Collection[str]]) -> list[Place]:
 
 
 def lines(places: Iterable[Place]) -> list[list[str]]:
-    """Return the stages that hang together, each line by the names of its stages."""
+    """Return the connected lines of stages, each as the names of its stages."""
     found: list[list[str]] = []
     for place in places:
         near = {place.name, *place.feeds}
@@ -69,7 +69,7 @@ def lines(places: Iterable[Place]) -> list[list[str]]:
 
 
 def feeds(stages: Mapping[str, StageConfig], *, embedded: bool) -> dict[str, dict[str, str]]:
-    """Return for each stage those that its results come to, each with the key of its output that brings them there."""
+    """Return for each stage those that its results go to, each with the key of its output that sends them there."""
     bindings = tuple(_bindings(stages.values(), embedded=embedded))
     return {
         name: {other: key for other, to in stages.items() if (key := _leads(stage.output, to.input.queue, bindings))}
@@ -88,7 +88,7 @@ def _bindings(stages: Iterable[StageConfig], *, embedded: bool) -> Iterator[_Bin
 
 
 def _leads(output: OutputConfig | None, queue: str, bindings: Iterable[_Binding]) -> str:
-    """Return the key of an output because of which its results come to a queue; "" if they do not.
+    """Return the key of an output that makes its results go to a queue; "" if they do not.
 
     Only results with the output's own routing key are considered. An exchange of unknown type counts as a topic one.
     """

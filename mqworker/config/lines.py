@@ -1,7 +1,7 @@
-"""Finds the line of each key in a TOML text, which the standard library's parser does not report.
+"""Finds the line of each key in a TOML text, because the standard library's parser does not report it.
 
-Pure. Expects text that parses; follows tables, dotted and quoted keys. A key inside an inline table or an array gets
-the line on which that begins.
+Pure. Expects text that parses; understands tables, dotted and quoted keys. A key inside an inline table or an array
+gets the line on which the table or array begins.
 """
 
 import re
@@ -51,7 +51,7 @@ def key_lines(text: str) -> dict[Key, int]:
 
 
 def _statements(text: str) -> Iterator[list[_Token]]:
-    """Split into table heads and assignments: each ends with its line, except inside brackets."""
+    """Split the text into table headers and assignments: each ends at the end of its line, except inside brackets."""
     line, depth = 1, 0
     statement: list[_Token] = []
     for piece in _TOKEN.findall(text):

@@ -1,4 +1,4 @@
-"""Loads the configuration: default < file < environment < flags, every error at once.
+"""Loads the configuration: default < file < environment < flags; reports all errors at once.
 
 Runs in any process that needs it, above all in the command line, so it imports only the standard library and msgspec.
 Reads the file, the files that `..._FILE` variables name, and checks that TLS files exist; writes nothing. Raises only
@@ -45,7 +45,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
     config: Config
     path: Path | None  # of the file, if there is one
-    root: Path  # its folder, or the working directory: where relative paths start
+    root: Path  # its folder, or the working directory: relative paths start here
     state_dir: Path
     socket: Path
     origins: dict[str, str]  # dotted key to "default", "mqworker.toml:12", "environment NAME", "NAME_FILE path", "flag"
@@ -69,7 +69,7 @@ class Loaded(msgspec.Struct, frozen=True):
         return {name: stage for name, stage in self.all_stages.items() if name not in self.config.stages}
 
     def no_stage(self, name: str) -> str:
-        """Return a sentence on a stage that this service does not have."""
+        """Return a sentence about a stage that this service does not have."""
         here = ", ".join(self.config.stages)
         if name not in self.elsewhere:
             return f"there is no stage {quoted(name)}; known: {here}"
@@ -77,7 +77,7 @@ class Loaded(msgspec.Struct, frozen=True):
         return f"stage {quoted(name)} runs elsewhere: {there}; here are: {here}"
 
     def no_source(self, name: str) -> str:
-        """Return a sentence on a source that this service does not have."""
+        """Return a sentence about a source that this service does not have."""
         if not self.all_sources:
             return f"there is no source {quoted(name)}: the configuration has no [sources.NAME]"
         here = ", ".join(self.config.sources) or "none"
@@ -86,7 +86,7 @@ class Loaded(msgspec.Struct, frozen=True):
         return f"source {quoted(name)} runs elsewhere, with stage {self.all_sources[name].into}; here are: {here}"
 
     def part(self, names: Collection[str]) -> "Loaded":
-        """Return it with these stages alone; raises KeyError with the first name that no stage has."""
+        """Return this configuration with only these stages; raises KeyError with the first name that no stage has."""
         for name in names:
             self.all_stages[name]
         here = {name: stage for name, stage in self.all_stages.items() if name in names}
@@ -101,7 +101,7 @@ def load(
     overrides: Mapping[str, Any] = MappingProxyType({}),
     runs: Collection[str] | None = None,
 ) -> Loaded:
-    """Load `path`, else the file MQWORKER_CONFIG names, else mqworker.toml here if there is one.
+    """Load `path`, else the file that MQWORKER_CONFIG names, else mqworker.toml here if there is one.
 
     `overrides` are flags by dotted key; texts among them are parsed like environment variables. `runs`: the stages that
     the caller runs, whose secrets are needed; None: all. Raises `ConfigError`.
@@ -136,7 +136,7 @@ def load(
 
 
 def _expand(raw: Any, struct: schema.Struct) -> None:
-    """Replace each text that stands in the place of a table by that table."""
+    """Replace each text that is given in place of a table by that table."""
     if not isinstance(raw, dict):
         return
     for name, field in schema.fields(struct).items():
@@ -151,13 +151,13 @@ def _expand(raw: Any, struct: schema.Struct) -> None:
 
 
 def _named(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the tables that have names, by kind: the stages, the shared objects."""
+    """Return the named tables by kind: the stages, the shared objects, the sources."""
     found = ((kind, raw.get(kind)) for kind in schema.NAMED)
     return {kind: tables if isinstance(tables, dict) else {} for kind, tables in found}
 
 
 def _place(raw: dict[str, Any], assignment: Assignment) -> None:
-    """Set one key; where the file has a value instead of a table, do nothing: the check reports it."""
+    """Set one key; if the file has a value in place of a table, do nothing, because the check reports it."""
     *tables, last = assignment.key
     node: Any = raw
     for name in tables:
@@ -168,7 +168,7 @@ def _place(raw: dict[str, Any], assignment: Assignment) -> None:
 
 
 def _origin_of(file: ConfigFile, assigned: dict[Key, str]) -> Callable[[Key], str]:
-    """Return a function that returns the origin of a key; of a missing one, that of the nearest enclosing table."""
+    """Return a function that returns the origin of a key; for a missing key, that of the nearest enclosing table."""
 
     def origin_of(key: Key) -> str:
         for length in range(len(key), 0, -1):
@@ -202,7 +202,7 @@ def _problem(
 
 
 def _line(problem: ConfigProblem) -> tuple[bool, int]:
-    """Return a sort key: problems with a line by that line, before those without."""
+    """Return a sort key: problems with a line number come first, by that number."""
     found = re.search(r":(\d+)\Z", problem.where)
     return found is None, int(found[1]) if found else 0
 
@@ -254,7 +254,7 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
 
 
 def _staffed(name: str, stage: StageConfig, origins: dict[str, str], processes: int) -> StageConfig:
-    """Give a stage with CPUs of its own as many Consumers, unless it says how many; with "auto", fix their threads."""
+    """Give a stage with `cpus` as many Consumers, unless their number is set; with "auto", set their native threads."""
     if stage.consumers == AUTO and stage.native_threads is None:
         return replace(stage, native_threads=max(1, usable(cpus=stage.cpus) // processes))
     if not stage.cpus or origins[dotted(("stages", name, "consumers"))] != DEFAULT:
@@ -263,7 +263,7 @@ def _staffed(name: str, stage: StageConfig, origins: dict[str, str], processes: 
 
 
 def display_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Return (key, value, origin) of every key for display: secrets are masked."""
+    """Return (key, value, origin) of every key for display, with secrets masked."""
     rows = []
     for key, field in schema.keys({kind: getattr(loaded.config, kind) for kind in schema.NAMED}):
         value = _value(loaded.config, key)

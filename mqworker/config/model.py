@@ -1,9 +1,9 @@
 """The whole configuration, as one tree of frozen structs.
 
 Imported everywhere. It holds values that were checked by `mqworker.config.load`, which owns files, environment and
-error messages; nothing here does I/O but `processors`, for one default. The description and the bounds of each key are
-written only here: error messages and docs/configuration.md are generated from them. Longer than most modules for that
-reason.
+error messages; nothing here does I/O except `processors`, for one default. The description and the bounds of each key
+are written only here: error messages and docs/configuration.md are generated from them. That is why this module is
+longer than most.
 """
 
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -16,16 +16,16 @@ from mqworker.config.programs import is_program, spec_of
 from mqworker.signing import KEY_LENGTH
 
 MIB, TIB = 1 << 20, 1 << 40
-HANDLE_NAMES = ("params", "message", "log", "deadline")  # what a handler gets by an argument of this name
-SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
-MESSAGE_ID, STAGE, ATTEMPT = "MQWORKER_MESSAGE_ID", "MQWORKER_STAGE", "MQWORKER_ATTEMPT"  # what programs find besides
+HANDLE_NAMES = ("params", "message", "log", "deadline")  # arguments that a handler may ask for by name
+SLOT = "MQWORKER_SLOT"  # a variable that is set for handlers; it sets no key
+MESSAGE_ID, STAGE, ATTEMPT = "MQWORKER_MESSAGE_ID", "MQWORKER_STAGE", "MQWORKER_ATTEMPT"  # also set for programs
 INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"  # of `ordered_by`
-ORDER_LOCK = ".order"  # follows the name of an input: an exclusive queue of its ordered stage, where it needs a lock
+ORDER_LOCK = ".order"  # after the name of an input: the exclusive queue that its ordered stage may need as a lock
 AUTO: Final = "auto"  # a number of Consumers that follows the load
 
 MOST_SEATS = 1000  # messages that one Consumer may work on at once
 
-Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
+Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is a 32-bit number of milliseconds
 Deadline = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=TIB)]
@@ -60,12 +60,12 @@ JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.
 
 
 def about(text: str, default: str = "") -> Meta:
-    """Describe a key, and its default where only the loaded configuration has it."""
+    """Describe a key, and its default if that is known only once the configuration is loaded."""
     return Meta(description=text, extra={"default": default} if default else None)
 
 
 class _Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    text_is: ClassVar[str] = ""  # the key that a text in the place of this table sets
+    text_is: ClassVar[str] = ""  # the key that is set by a text in place of this table
 
 
 class ServiceConfig(_Base, frozen=True):
@@ -111,7 +111,7 @@ class ControlConfig(_Base, frozen=True):
     ] = ()
     peers: Annotated[
         tuple[PeerUrl, ...],
-        about("Other services that the page shows too, at most 32; they get our `read_token`, never the `token`."),
+        about("Other services that the page shows too, at most 32; they are sent our `read_token`, never the `token`."),
     ] = ()
     jobs: Annotated[
         tuple[ModuleName, ...] | None,
@@ -174,17 +174,17 @@ class InputConfig(_Base, frozen=True):
         about("Makes `exchange` with this type if it does not exist.", default="it must exist"),
     ] = None
     bindings: Annotated[
-        tuple[ShortText, ...], about('Binding keys, such as `["camera.*.frame"]`; what was bound before stays bound.')
+        tuple[ShortText, ...], about('Binding keys, such as `["camera.*.frame"]`; earlier bindings stay.')
     ] = ()
 
 
 class OutputConfig(_Base, frozen=True):
-    """`output` of a stage: a queue, an exchange with a routing key, or both; then the one is bound to the other."""
+    """`output` of a stage: a queue, an exchange with a routing key, or both, the queue bound to the exchange."""
 
     text_is: ClassVar[str] = "queue"
 
     queue: Annotated[
-        str, Meta(max_length=200), about("Queue for the results.", default="none: whoever reads them binds queues")
+        str, Meta(max_length=200), about("Queue for the results.", default="none: their readers bind queues")
     ] = ""
     exchange: Annotated[ShortText, about("Exchange to publish to.", default="the default exchange")] = ""
     type: Annotated[
@@ -193,11 +193,11 @@ class OutputConfig(_Base, frozen=True):
             "Makes `exchange` with this type if it does not exist.", default="`direct` with a queue; else it must exist"
         ),
     ] = None
-    routing_key: Annotated[ShortText, about("Of the results; also binds `queue` to `exchange`.", default="none")] = ""
+    routing_key: Annotated[ShortText, about("The results' key; also binds `queue` to `exchange`.", default="none")] = ""
     max_backlog: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
         about(
-            "Messages in `queue` at which nothing more is dispatched; it goes on below 80 % of that.",
+            "Messages in `queue` at which dispatch stops; it resumes below 80 % of that.",
             default="no limit",
         ),
     ] = None
@@ -210,7 +210,7 @@ class RetryConfig(_Base, frozen=True):
     base: Annotated[Seconds, about("Delay before the second attempt, in seconds; it doubles each time.")] = 1.0
     max: Annotated[Seconds, about("The longest delay, in seconds.")] = 3600.0
     final: Annotated[
-        tuple[Text, ...], about('Exception types that are not retried, as `"ValueError"` or `"package.Type"`.')
+        tuple[Text, ...], about('Exception types that are not retried, such as `"ValueError"` or `"package.Type"`.')
     ] = ()
 
 
@@ -232,17 +232,17 @@ class TimeLimitConfig(_Base, frozen=True):
 class ProgramConfig(_Base, frozen=True):
     """`{ exec = [...] }` among the jobs of a stage: a program, with the body on stdin and the result on stdout."""
 
-    exec: Annotated[tuple[Text, ...], Meta(min_length=1), about("The program and its arguments; no shell sees them.")]
-    name: Annotated[Name | None, about("How the chain calls it.", default="the name of its file")] = None
+    exec: Annotated[tuple[Text, ...], Meta(min_length=1), about("The program and its arguments, run without a shell.")]
+    name: Annotated[Name | None, about("Its name in the chain.", default="the name of its file")] = None
 
     @property
     def spec(self) -> str:
-        """Return it as text, as everything that names jobs holds it."""
+        """Return the program as text, the form in which jobs are named everywhere."""
         return spec_of(self.exec)
 
 
 def most_consumers(concurrency: int) -> int:
-    """Return how many Consumers a stage may have: while they are replaced, twice as many are in its register."""
+    """Return how many Consumers a stage may have: its register holds twice as many while they are replaced."""
     return min(1024, max(16, 8192 // concurrency))
 
 
@@ -289,7 +289,7 @@ class StageConfig(_Base, frozen=True):
     time_limit: TimeLimitConfig = TimeLimitConfig()
     retry: RetryConfig = RetryConfig()
     crash: CrashConfig = CrashConfig()
-    max_body: Annotated[Bytes, about("Size in bytes above which a body is dead at once.")] = 16 * MIB
+    max_body: Annotated[Bytes, about("Size in bytes of a body above which its message is dead at once.")] = 16 * MIB
     max_results_bytes: Annotated[
         int,
         Meta(ge=1, le=256 * MIB),
@@ -315,21 +315,21 @@ class StageConfig(_Base, frozen=True):
         Annotated[int, Meta(ge=0, le=1024)] | None,
         about(
             "Threads that native libraries (BLAS, OpenMP, ...) may use in one Consumer, set by their usual variables;"
-            " 0: nothing is set.",
+            " 0: none are set.",
             default="its CPUs / `consumers`, or / `service.processes` where that is `auto`",
         ),
     ] = None
     update: Annotated[
         Literal["switch", "rolling", "old-first"],
         about(
-            "How Consumers with other jobs or code replace those at work: all at one moment; one by one; or one by one,"
-            " each old one leaving before its successor starts, for a port or a device that only one can hold."
+            "How Consumers with other jobs or code replace the present ones: all at the same moment; one by one; or one"
+            " by one, each old one leaving before its successor starts, for a port or a device that only one can hold."
         ),
     ] = "switch"
     setup_deadline: Annotated[
         float,
         Meta(gt=0, le=86_400),
-        about("Seconds that a Consumer may take to import the code and for `setup`; also for the check of a change."),
+        about("Seconds that a Consumer may take to import the code and run `setup`; also for the check of a change."),
     ] = 600.0
     codec: Annotated[
         Literal["json", "msgpack", "text", "bytes", "pickle"],
@@ -342,27 +342,34 @@ class StageConfig(_Base, frozen=True):
     pickle_key: Annotated[
         PickleKey | tuple[PickleKey, ...] | None,
         about(
-            "Secret. Pickles that it has signed are loaded, others are dead (a list: signed by any of them; results by"
-            " the first). Whoever has it runs code in the Consumers.",
+            "Secret. Pickles signed with it are loaded, others are dead (a list: any of the keys is accepted, results"
+            " are signed with the first). Whoever has a key can run code in the Consumers.",
             default="none: pickles are bytes",
         ),
     ] = None
     nan: Annotated[
         Literal["null", "error"], about("What NaN and infinities in a JSON result become: null, or an error.")
     ] = "null"
+    stamp: Annotated[
+        Literal["full", "none"],
+        about(
+            "Headers that say where a result comes from: `full` (stage, generation, attempt, duration), or none, which"
+            " costs the broker less."
+        ),
+    ] = "full"
     ordered_by: Annotated[
         OrderKey | None,
         about(
-            "Keeps an order: `input` (results leave as the messages came), or by key, one message of a key at a time:"
-            " `routing_key`, `correlation_id` or `header:NAME`. A message without the key is free of it.",
+            "Keeps an order: `input` (results leave in the order of their messages), or by key, one message of a key at"
+            " a time: `routing_key`, `correlation_id` or `header:NAME`. A message without the key is not ordered.",
             default="none",
         ),
     ] = None
     on_failure: Annotated[
         Literal["hold", "pass"] | None,
         about(
-            "In a stage with an order, a message that fails: holds up those behind it until it succeeds or is dead; or"
-            " lets them pass.",
+            "In a stage with an order, whether a message that fails holds up those behind it until it succeeds or is"
+            " dead, or lets them pass.",
             default="`hold`",
         ),
     ] = None
@@ -370,8 +377,8 @@ class StageConfig(_Base, frozen=True):
     identity: Annotated[
         Literal["message_id", "body"],
         about(
-            "What makes two messages one for shared objects: the same `message_id` and body; or the same body alone,"
-            " for publishers that set no `message_id`, where equal bodies are one event."
+            "When two messages are one for shared objects: if both `message_id` and body are equal, or if the bodies"
+            " alone are, for publishers that set no `message_id` and whose equal bodies are one event."
         ),
     ] = "message_id"
     params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
@@ -401,18 +408,18 @@ class StageConfig(_Base, frozen=True):
         return f"{self.input.queue}.dlq"
 
     def position_queue(self, source: str) -> str:
-        """Return the name of the queue that holds the position of a source which publishes into this stage."""
+        """Return the name of the queue that holds the position of a source that publishes to this stage."""
         return f"{self.input.queue}.source.{source}"
 
     def source_lock(self, source: str) -> str:
-        """Return the name of the queue that one service has to itself: that one runs the source, others stand by."""
+        """Return the name of the queue that only one service can have: it runs the source, others stand by."""
         return f"{self.input.queue}.lock.{source}"
 
 
 class SharedConfig(_Base, frozen=True):
-    """`[shared.NAME]`: an object that all Consumers share; handlers get it by an argument of this name."""
+    """`[shared.NAME]`: an object that all Consumers share; handlers receive it in an argument of this name."""
 
-    job: Annotated[JobSpec, about("The class of which there is one instance, as `module:Class`.")]
+    job: Annotated[JobSpec, about("The class that has one instance, as `module:Class`.")]
     deadline: Annotated[
         Deadline, about("Seconds that one call may take; after that its process is killed, and the message charged.")
     ] = 5.0
@@ -425,18 +432,18 @@ class SourceConfig(_Base, frozen=True):
     into: Annotated[Name, about("The stage whose input queue its messages go to.")]
     every: Annotated[
         Text | None,
-        about('A tick at each multiple of this since 1970 UTC, as `"10 s"`, `"5 min"` or `"1.5 h"`.', default="none"),
+        about('A tick at each multiple of this since 1970 UTC: `"10 s"`, `"5 min"` or `"1.5 h"`.', default="none"),
     ] = None
     cron: Annotated[Text | None, about("A tick at these times; five fields.", default="none")] = None
-    timezone: Annotated[str, about('Of `cron`, as `"Europe/Berlin"`.', default="that of the machine")] = ""
+    timezone: Annotated[str, about('Zone of `cron`, such as `"Europe/Berlin"`.', default="that of the machine")] = ""
     catch_up: Annotated[
         Literal["last"] | None,
-        about("`last`: of the ticks that were missed, the newest one is made up.", default="none is made up"),
+        about("`last`: the newest of the missed ticks is made up.", default="none is made up"),
     ] = None
     max_backlog: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000_000)],
         about(
-            "Messages in the stage's input queue at which it waits, with all other sources of the stage; it goes on"
+            "Messages in the stage's input queue at which it waits, like all other sources of the stage; it goes on"
             " below 80 % of that."
         ),
     ] = 10_000
@@ -444,7 +451,7 @@ class SourceConfig(_Base, frozen=True):
 
     @property
     def scheduled(self) -> bool:
-        """Return whether it is called at ticks."""
+        """Return whether the job is called at ticks."""
         return self.every is not None or self.cron is not None
 
 
@@ -472,5 +479,5 @@ class Config(_Base, frozen=True):
         return tuple(dict.fromkeys(job.partition(":")[0] for job in jobs))
 
     def sources_into(self, stage: str) -> list[str]:
-        """Return the sources that publish into a stage."""
+        """Return the sources that publish to a stage."""
         return [name for name, source in self.sources.items() if source.into == stage]

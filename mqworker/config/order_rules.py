@@ -1,4 +1,4 @@
-"""The rules of stages that keep an order: what cannot be in order, and what will not go as one might think.
+"""The rules of stages that keep an order: what cannot be ordered, and what will not behave as one might expect.
 
 Pure; used by the rules.
 """
@@ -10,7 +10,7 @@ from mqworker.config.errors import Key, quoted
 from mqworker.config.model import HEADER, ORDER_LOCK, ROUTING_KEY, BrokerConfig, StageConfig
 from mqworker.config.violation import RuleViolation
 
-EACH = 16  # messages that the prefetch should have for each Consumer; below that some have nothing to do
+EACH = 16  # messages of prefetch for each Consumer; with fewer, some will have nothing to do
 
 
 def order_violations(at: Key, stage: StageConfig, broker: BrokerConfig, *, embedded: bool) -> Iterator[RuleViolation]:
@@ -54,7 +54,7 @@ def _held(at: Key, stage: StageConfig, broker: BrokerConfig, *, embedded: bool) 
 
 
 def lock_violations(stages: Mapping[str, StageConfig]) -> Iterator[RuleViolation]:
-    """Find queues with the name of the lock of an ordered stage: they would be in each other's way at the broker."""
+    """Find queues with the name of an ordered stage's lock: both would be the same queue at the broker."""
     locks = {f"{stage.input.queue}{ORDER_LOCK}": name for name, stage in stages.items() if stage.ordered_by is not None}
     for name, stage in stages.items():
         for key, place in (("input", stage.input), ("output", stage.output)):

@@ -1,6 +1,6 @@
-"""How many processors this process may keep busy: its affinity, and the quota of its control groups.
+"""How many processors this process may keep busy, by its affinity and the quota of its control groups.
 
-Called when a configuration is loaded, for each stage that does not say how many Consumers it has, and by each Consumer
+Called when a configuration is loaded, for each stage that does not set its number of Consumers, and by each Consumer
 that starts. Owns nothing. What cannot be read counts as no limit.
 """
 
@@ -15,8 +15,8 @@ from mqworker.config.control_groups import MOUNTED, OURS, control_groups, read
 def usable(mounted: Path = MOUNTED, ours: Path = OURS, *, cpus: Collection[int] = ()) -> int:
     """Return the number of processors, at least 1; where there are `cpus`, only those count.
 
-    A container that may use one CPU of a machine with 64 sees all 64 in its affinity; only the quota of its control
-    group knows. A part of a processor counts as a whole one.
+    A container that may use one CPU of a machine with 64 has all 64 in its affinity; only the quota of its control
+    group shows the limit. A fraction of a processor counts as a whole one.
     """
     quotas = [quota for folder in control_groups("cpu", mounted, ours) if (quota := _quota(folder)) > 0]
     allowed = os.sched_getaffinity(0)
@@ -32,5 +32,5 @@ def _quota(folder: Path) -> float:
     try:
         quota, period = map(int, both)
         return quota / period
-    except (ValueError, ZeroDivisionError):  # "max", or nothing there
+    except (ValueError, ZeroDivisionError):  # "max", or no such file
         return 0.0

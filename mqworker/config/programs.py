@@ -1,7 +1,7 @@
-"""A program among the jobs of a stage, as text: `exec:["./solver","--fast"]`, beside `module:name`.
+"""A program among the jobs of a stage, as text: `exec:["./solver","--fast"]`, next to `module:name`.
 
-Pure. Everything that names jobs holds text: generations, their history, the state file, HTTP. So a program is text
-there too; a `module:name` can hold no bracket, which tells the two apart.
+Pure. Jobs are named by text everywhere: in generations, their history, the state file and HTTP. So a program is text
+there too; a `module:name` cannot contain a bracket, which distinguishes the two.
 """
 
 import json
@@ -23,7 +23,7 @@ def is_program(job: str) -> bool:
 
 
 def command_of(job: str) -> tuple[str, ...]:
-    """Return a program with its arguments; raises ValueError if it is none."""
+    """Return a program with its arguments; raises ValueError if the job is not a program."""
     command = json.loads(job.partition(":")[2])
     if not (isinstance(command, list) and command and all(isinstance(part, str) and part for part in command)):
         raise ValueError("a program is a list of texts, none of them empty")
@@ -31,7 +31,7 @@ def command_of(job: str) -> tuple[str, ...]:
 
 
 def shown(job: str) -> str:
-    """Return a job for people: a program as one would type it."""
+    """Return a job in readable form: a program as one would type it in a shell."""
     if not is_program(job):
         return job
     try:

@@ -1,9 +1,9 @@
-"""The rules between keys, and those about the machine (files that must exist).
+"""The rules between keys, and the rules about the machine (files that must exist).
 
 Reads a `Config` and looks for the files it names; changes nothing. Each violation lists its keys, the one at fault
 first; the caller drops a violation that concerns a key with an invalid value.
 
-Longer than most modules, because whoever adds a key looks here for all rules that it may break.
+Longer than most modules, so that whoever adds a key finds all rules that it may break in one place.
 """
 
 import os
@@ -51,7 +51,7 @@ _OWN_INPUT = {  # by the key of the output that is at fault: what happens, and t
 
 
 def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[RuleViolation]:
-    """Check all rules; those about secrets of a stage where it `runs`."""
+    """Check all rules; those about a stage's secrets only if it is among `runs`."""
     yield from _control(config.control, root / config.service.state_dir)
     yield from _broker(config.broker)
     yield from _tls(config.broker, root)
@@ -81,7 +81,7 @@ def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[Ru
 
 
 def _shared(shared: dict[str, SharedConfig]) -> Iterator[RuleViolation]:
-    """Check that handlers can ask for each shared object by its name, and that there is one object of a class."""
+    """Check that handlers can ask for each shared object by its name, and that each class has only one object."""
     by_class: dict[str, str] = {}
     for name, each in shared.items():
         where = ("shared", name)
@@ -100,7 +100,7 @@ def _shared(shared: dict[str, SharedConfig]) -> Iterator[RuleViolation]:
 
 
 def _processes(config: Config) -> Iterator[RuleViolation]:
-    """Check that what stages share is used, and enough for all of them."""
+    """Check that the shared Consumers are enough for all stages that share them."""
     key: Key = ("service", "processes")
     sharing = [name for name, stage in config.stages.items() if stage.consumers == AUTO]
     if sharing and config.service.processes < len(sharing):
@@ -109,7 +109,7 @@ def _processes(config: Config) -> Iterator[RuleViolation]:
 
 
 def _loops(stages: dict[str, StageConfig], *, embedded: bool) -> Iterator[RuleViolation]:
-    """Find stages whose results come back to them, at once or through other stages; each ring at its first stage."""
+    """Find stages whose results come back to them, directly or through others; reports each loop at its first stage."""
     leads = feeds(stages, embedded=embedded)
     seen: set[str] = set()
     for first, after in leads.items():
@@ -126,7 +126,7 @@ def _loops(stages: dict[str, StageConfig], *, embedded: bool) -> Iterator[RuleVi
 
 
 def _way_back(first: str, leads: dict[str, dict[str, str]]) -> list[str]:
-    """Return the shortest way of results from a stage through others back to it; empty if there is none."""
+    """Return the shortest path of results from a stage through others back to it; empty if there is none."""
     ways, passed = [[first]], {first}
     for way in ways:
         for name in leads[way[-1]]:
@@ -149,12 +149,12 @@ def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]
     if control.read_token and not control.token:
         yield RuleViolation(
             (READ_TOKEN,),
-            "is set, but control.token is not: without that everybody may change everything",
+            "is set, but control.token is not: without it everybody may change everything",
             "set control.token too, or neither",
         )
     elif control.read_token and control.read_token == control.token:
         yield RuleViolation(
-            (READ_TOKEN,), "is the same as control.token, so whoever may look could change everything", "set another"
+            (READ_TOKEN,), "is the same as control.token, so whoever may read could change everything", "set another"
         )
     if len(control.peers) > MOST_PEERS:
         what = f"has {len(control.peers)} entries, but may have at most {MOST_PEERS}"
@@ -202,7 +202,7 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
     texts = {(*source, "queue"): stage.input.queue, (*source, "exchange"): stage.input.exchange}
     texts |= {(*source, "bindings"): max(stage.input.bindings, key=lambda key: len(key.encode()), default="")}
     yield from _input(source, stage.input)
-    named = [job.name for job in stage.jobs or () if isinstance(job, ProgramConfig) and job.name]  # None: it is bad
+    named = [job.name for job in stage.jobs or () if isinstance(job, ProgramConfig) and job.name]  # None: invalid
     for name in dict.fromkeys(named):
         if named.count(name) > 1:
             what = f"has {named.count(name)} programs with the name {quoted(name)}"

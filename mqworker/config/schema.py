@@ -1,7 +1,7 @@
 """Reads the structs of `mqworker.config.model`: which keys there are, and a description of what each may hold.
 
-Pure. Three shapes besides plain values: a struct is a table, a dict of structs is one table for each name (the stages),
-any other dict is a table of the user's own keys (params).
+Pure. There are three shapes besides plain values: a struct is a table, a dict of structs is one table for each name
+(such as the stages), any other dict is a table of the user's own keys (params).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,13 +33,13 @@ def options(annotation: Any) -> tuple[Any, ...]:
 
 
 def table_of(annotation: Any) -> Struct | None:
-    """Return the struct for a table of this type, if it is one."""
+    """Return the struct if the type is a table."""
     structs = (one for one in options(annotation) if isinstance(one, type) and issubclass(one, msgspec.Struct))
     return next(structs, None)
 
 
 def text_is(annotation: Any) -> str:
-    """Return the key that a text in the place of a table of this type sets; "" if it must be a table."""
+    """Return the key that is set by a text in place of a table of this type; "" if it must be a table."""
     table = table_of(annotation)
     return str(getattr(table, "text_is", ""))
 
@@ -63,7 +63,7 @@ def is_free_table(annotation: Any) -> bool:
 
 
 def takes_text(annotation: Any) -> bool:
-    """Return whether a text is a possible value, and a number is not."""
+    """Return whether text is a possible value, but a number is not."""
     possible = options(annotation)
     return int not in possible and any(one is str or get_origin(one) is Literal for one in possible)
 
@@ -79,7 +79,7 @@ def item_of(annotation: Any) -> Any:
 
 
 def keys(names: Mapping[str, Iterable[str]], struct: Struct = Config, at: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
-    """Yield all keys, each table before its content; `names` are those of the tables of each kind in NAMED."""
+    """Yield all keys, each table before its content; `names` are the names of the tables of each kind in NAMED."""
     for name, field in fields(struct).items():
         here = (*at, name)
         if named := named_tables(field.type):

@@ -1,6 +1,6 @@
 """The rules of sources: where they publish, when they tick, and how much they may put into a queue.
 
-Reads the machine's time zones, where a source has a `cron`; changes nothing. Used by the rules.
+Reads the machine's time zones if a source has a `cron`; changes nothing. Used by the rules.
 """
 
 from collections.abc import Iterator
@@ -65,13 +65,13 @@ def cron_fault(text: str) -> str:
         next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)))
     except StopIteration:
         return "there is no such time"
-    except Exception as error:  # noqa: BLE001 - it also fails on its own assertions
+    except Exception as error:  # noqa: BLE001 - it may also fail on its own assertions
         return str(error) or "it cannot be read"
     return ""
 
 
 def _backlogs(config: Config, stage: str) -> Iterator[RuleViolation]:
-    """Check that the sources of a stage agree on how much its queue may hold, and that each may put something in."""
+    """Check that the sources of a stage agree on how much its queue may hold, and that there is room for each."""
     names = config.sources_into(stage)
     for name in names:
         first, mark = config.sources[names[0]], config.sources[name].max_backlog

@@ -1,6 +1,6 @@
-"""What the environment and the flags set: turns variables and dotted keys into assignments of raw values to keys.
+"""Values from the environment and from flags: turns variables and dotted keys into assignments of raw values to keys.
 
-Reads only the mapping passed to it and the files that `..._FILE` variables name. Collects every problem.
+Reads only the mapping passed to it and the files that `..._FILE` variables name. Collects all problems.
 """
 
 import os
@@ -16,7 +16,7 @@ from mqworker.config.model import ATTEMPT, MESSAGE_ID, SLOT, STAGE
 PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
 _NOT_KEYS = (CONFIG_FILE, SLOT, MESSAGE_ID, STAGE, ATTEMPT)  # the last four are for handlers and programs to read
-_NO_KEYS_BEGIN = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
+_NO_KEYS_BEGIN = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and in test runs
 _FILE = "_FILE"
 _NEW_STAGE = re.compile(r"(MQWORKER_STAGES__([A-Z0-9]+(?:_[A-Z0-9]+)*))__INPUT(__QUEUE)?(_FILE)?")
 
@@ -30,7 +30,7 @@ class Assignment(NamedTuple):
 
 
 class SourceError(Exception):
-    """One variable is wrong; holds the reason and the fix, and never the value."""
+    """One variable is wrong; holds the reason and the fix, but never the value."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ def variable(key: Key) -> str:
 
 
 class Environment:
-    """The variables of one environment, matched against the tables of the file that have names."""
+    """The variables of one environment, matched against the named tables of the file."""
 
     def __init__(self, environ: Mapping[str, str], named: Mapping[str, Mapping[str, Any]]) -> None:
         self._variables = {
@@ -66,13 +66,13 @@ class Environment:
         self._keys.setdefault(variable(key), []).append((key, annotation))
 
     def _new_stages(self, known: Iterable[str]) -> set[str]:
-        """Return the stages that only the environment defines: those whose input it sets."""
+        """Return the stages that only the environment defines, by setting their input."""
         names = {variable(("stages", stage)) for stage in known}
         heads = (_NEW_STAGE.fullmatch(name) for name in self._variables)
         return {head[2].lower() for head in heads if head and head[1] not in names}
 
     def read(self, problems: list[ConfigProblem]) -> Iterator[Assignment]:
-        """Yield the assignments, tables before the keys inside them; append what is wrong to `problems`."""
+        """Yield the assignments, tables before the keys inside them; append whatever is wrong to `problems`."""
         for name, text in sorted(self._variables.items(), key=lambda item: item[0].count("__")):
             try:
                 yield from self._assign(name, text)
@@ -120,7 +120,7 @@ def _must_be_text(text: str) -> None:
 
 
 def _content(path: str, key: Key) -> str:
-    """Return the value that a file holds; a secret's must not be accessible to other users."""
+    """Return the value in a file; the file of a secret must not be accessible to other users."""
     try:
         with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123 - the mode is read from its descriptor
             mode = os.fstat(file.fileno()).st_mode & 0o777
@@ -137,7 +137,7 @@ def _content(path: str, key: Key) -> str:
 
 
 def parse(text: str, annotation: Any) -> Any:
-    """Parse a variable's text: verbatim for a text key, else as a TOML value (a list also separated by commas)."""
+    """Parse a variable's text: verbatim for a text key, else as a TOML value (lists may be separated by commas)."""
     if schema.takes_list(annotation):
         if text.lstrip().startswith("["):
             return _toml_value(text, text)
@@ -175,7 +175,7 @@ def assign(key: Key, annotation: Any, value: Any, origin: str) -> Iterator[Assig
 def flags(
     overrides: Mapping[str, Any], named: Mapping[str, Iterable[str]], problems: list[ConfigProblem]
 ) -> Iterator[Assignment]:
-    """Yield what flags assign by dotted key; None means that a flag was not given."""
+    """Yield the assignments of flags by dotted key; None means that a flag was not given."""
     known = {key: field.type for key, field in schema.keys(named)}
     for name, value in overrides.items():
         if value is None:

@@ -1,10 +1,10 @@
-"""How long an orderly stop may take: when each process must have ended, so that none is killed while still ending.
+"""How long an orderly stop may take: when each process must have ended, so that none is killed while it is ending.
 
     drain deadline < last Consumer < Producer < stage supervisor's kill < Service < whoever stops the Service
 
 Pure. Used by the Producer, the Service and its stage supervisors, and by `mqworker conf` and `check` for supervisord
-and systemd. The user's work gets the whole drain deadline; nothing later is worth waiting for, because the end of
-the broker connection gives everything back. So everything that follows fits into five seconds.
+and systemd. The user's work gets the whole drain deadline; after that nothing is worth waiting for, because the end of
+the broker connection returns everything. So everything that follows fits into five seconds.
 """
 
 import math
@@ -18,22 +18,22 @@ CLOSE = 3.0  # seconds for the Service to close the control server and then to w
 class StopBudget:
     """All times count from the same moment as `drain`: seconds after the order, or CLOCK_MONOTONIC."""
 
-    drain: float  # until this time work in hand may go on; 0 gives everything back at once
+    drain: float  # until this time work in hand may go on; 0 returns everything at once
 
     def consumers(self, drained: float) -> float:
         """Return when the remaining Consumers are killed and the broker connection is closed.
 
-        `drained` is when the work in hand was finished: `teardown` gets up to LEAVE of the time left, and always 1 s.
+        `drained` is when the work in hand was finished. `teardown` gets up to LEAVE of the time left, but at least 1 s.
         """
         return max(min(drained + LEAVE, self.drain), min(drained, self.drain) + 1.0)
 
     def sources(self, began: float) -> float:
-        """Return when sources are killed, which stop at once when the order comes, at `began`; see source_lifecycle."""
+        """Return when sources are killed; they stop at once at `began`, when the order comes (see source_lifecycle)."""
         return min(began + 4.5, self.drain + 3.0)
 
     @property
     def producer(self) -> float:
-        """Return when the Producer has ended, if need be without reporting what it gave back."""
+        """Return when the Producer must have ended, if need be without reporting what it returned."""
         return self.drain + 2.0
 
     @property
@@ -48,7 +48,7 @@ class StopBudget:
 
     @property
     def service(self) -> float:
-        """Return when the Service has ended."""
+        """Return when the Service must have ended."""
         return self.drain + 4.5
 
     @property
@@ -58,7 +58,7 @@ class StopBudget:
 
     @property
     def advised(self) -> int:
-        """Return what `mqworker conf` prints for them: whole seconds, with some to spare for a slow machine."""
+        """Return what `mqworker conf` prints for these: whole seconds, with a reserve for a slow machine."""
         return math.ceil(self.drain) + 10
 
     @property

@@ -1,6 +1,6 @@
 """Broker URLs: which are valid, what they contain, and how to show one without its password.
 
-The one place that parses a broker's URL. Pure. After `sqlite:`, three slashes start a relative path and four an
+The only place that parses a broker's URL. Pure. After `sqlite:`, three slashes start a relative path and four an
 absolute one; %, ? and # in it are escaped.
 """
 
@@ -23,7 +23,7 @@ def redact_url(url: str) -> str:
         return url
     found = _AUTHORITY.match(url)
     scheme, rest = (found["scheme"], found["rest"]) if found else ("", url)
-    user_info, at, place = rest.rpartition("@")  # a password with a stray @ ends at the last one
+    user_info, at, place = rest.rpartition("@")  # a password that contains an @ ends at the last one
     if at:
         user, colon, _password = user_info.partition(":")
         return f"{scheme}{user}{':***' if colon else ''}@{_without_query(place)}"

@@ -1,4 +1,4 @@
-"""What a rule finds. Plain data."""
+"""What a rule reports. Plain data."""
 
 from msgspec import Struct
 

@@ -1,6 +1,6 @@
-"""Time zones: by their name, or that of the machine, each with its rules for summer time.
+"""Time zones, by name or the machine's own, each with its rules for summer time.
 
-Runs wherever a schedule is looked at: in the rules of the configuration, in a source's process, in `mqworker check`.
+Runs wherever a schedule is used: in the rules of the configuration, in a source's process, in `mqworker check`.
 Reads the machine's data on time zones, `TZ` and `/etc/localtime`. Raises ValueError with one sentence.
 
 `datetime.astimezone()` is not a substitute: it gives a zone with a fixed offset, which has no daylight saving.
@@ -42,7 +42,7 @@ def _of_the_machine() -> ZoneInfo:
         with path.open("rb") as file:
             return ZoneInfo.from_file(file, key=_key(path))
     except FileNotFoundError:
-        return named("UTC")  # as the C library
+        return named("UTC")  # like the C library
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a time zone ({error}); set timezone of the source") from None
 

@@ -7,8 +7,8 @@ import logging
 import signal
 import threading
 
-# `signal.getsignal` looks for an enumeration before it answers, which costs 4.6 us for each message instead of 0.1.
-from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
+# `signal.getsignal` converts its answer to an enumeration, which costs 4.6 us for each message instead of 0.1.
+from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # there is no stub for it
 from typing import Protocol
 
 from mqworker.errors import SoftTimeLimit
@@ -23,23 +23,24 @@ log = logging.getLogger("mqworker.consumer.alarm")
 
 
 class Alarm:
-    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it.
+    """The soft time limit: raises SoftTimeLimit in the user's handler, and never outside it.
 
-    `with alarm:` postpones it to the end of the block, for work that must not be interrupted: writing a frame.
+    `with alarm:` postpones the interruption to the end of the block, for work that must not be interrupted, such as
+    writing a frame.
     """
 
     def __init__(self) -> None:
         self._armed = 0.0
         self._held = 0
         self._late = False
-        self._left = 0.0  # seconds, while it stands still
+        self._left = 0.0  # remaining seconds, while the limit is suspended
         self._reported = False
-        self._thread = threading.get_ident()  # the only one that it interrupts
+        self._thread = threading.get_ident()  # the only thread that it interrupts
         self._handler = self._ring
         signal.signal(signal.SIGALRM, self._handler)
 
     def set(self, seconds: float) -> None:
-        """Arm it for a limit of `seconds`; 0 does nothing."""
+        """Arm the alarm for a limit of `seconds`; 0 does nothing."""
         if seconds:
             if handler_of(signal.SIGALRM) is not self._handler:
                 self._tell()
@@ -50,7 +51,7 @@ class Alarm:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def clear(self) -> None:
-        """Disarm, also an alarm that user code has set and left: it must not ring in the next message."""
+        """Disarm the alarm, also one that user code has set and left: it must not go off in the next message."""
         armed, self._armed = self._armed, 0.0
         self._left = 0.0
         taken = handler_of(signal.SIGALRM) is not self._handler
@@ -60,7 +61,7 @@ class Alarm:
             self._tell()
 
     def wait(self, waiting: bool) -> None:
-        """Let the limit stand still while the handler waits for something that is not its own."""
+        """Suspend the limit while the handler waits for something that is not its fault, or resume it."""
         if threading.get_ident() != self._thread:
             return
         if waiting:
@@ -70,11 +71,11 @@ class Alarm:
             signal.setitimer(signal.ITIMER_REAL, left)
 
     def lend(self) -> float:
-        """Stand still until `go_on`, and return how many seconds are left; 0: there is no limit."""
+        """Suspend the limit until `go_on`, and return how many seconds are left; 0 if there is no limit."""
         return signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
 
     def go_on(self, seconds: float) -> None:
-        """Ring in this many seconds; 0: no longer."""
+        """Interrupt in this many seconds; 0 for never."""
         if self._armed and seconds:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -100,7 +101,7 @@ class Alarm:
 
 
 class Uninterrupted:
-    """Stands for the alarm where nothing interrupts: in threads and tasks."""
+    """Takes the place of the alarm in threads and tasks, where nothing interrupts."""
 
     def set(self, seconds: float) -> None:
         """Do nothing."""
@@ -116,19 +117,19 @@ class Uninterrupted:
 
 
 class Waits(Protocol):
-    """What learns when a message begins to wait for a shared object that is down, and when that has ended."""
+    """Called when a message begins to wait for a shared object that is down, and when the wait has ended."""
 
     def __call__(self, *, waiting: bool) -> None:
-        """Note it."""
+        """Note the beginning or the end of a wait."""
 
 
 class SeatAlarm(Uninterrupted):
-    """Stands for the alarm in the calls of shared objects: what they wait is reported to whoever keeps the limits."""
+    """Takes the place of the alarm in calls of shared objects: reports their waits to what enforces the limits."""
 
     def __init__(self, waits: Waits | None) -> None:
         self._waits = waits
 
     def wait(self, waiting: bool) -> None:
-        """Note that the message in this seat waits, or goes on."""
+        """Report that the message in this seat waits, or goes on."""
         if self._waits is not None:
             self._waits(waiting=waiting)

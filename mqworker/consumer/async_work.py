@@ -1,4 +1,4 @@
-"""As `work`, for chains with jobs that are `async def`: one delivery in, one outcome out, on a loop.
+"""Like `work`, for chains with `async def` jobs: turns one delivery into one outcome, on a loop.
 
 Runs in the task of its message, in the main thread of a Consumer.
 """
@@ -19,10 +19,10 @@ class TaskLimits(Protocol):
     """The time limits of the message that a task works on, and the thread beside the loop that belongs to it."""
 
     def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
-        """Return the limit for which the task was cancelled; None: for none."""
+        """Return the limit because of which the task was cancelled; None if it was no limit."""
 
     def raise_missed(self) -> None:
-        """Raise the limit that passed while a plain function ran, which nothing interrupts."""
+        """Raise the limit that passed while a plain function ran, because nothing interrupts that."""
 
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a plain function in the thread that belongs to the message."""
@@ -32,7 +32,7 @@ class AsyncWorker(Worker):
     """See the module head."""
 
     async def compute_async(self, item: Item, limits: TaskLimits) -> Outcome:
-        """As `compute`, for a chain with jobs that are `async def`."""
+        """Like `compute`, for a chain with `async def` jobs."""
         began = time.monotonic()
         self.failed = False
         try:
@@ -40,7 +40,7 @@ class AsyncWorker(Worker):
             value = await self._run_async(item, properties, began, limits)
             duration = time.monotonic() - began
             return self._outcome(item, properties, value, duration)
-        except BaseException as error:  # noqa: BLE001 - as above, and a task ends with an outcome
+        except BaseException as error:  # noqa: BLE001 - as in `work`, and a task ends with an outcome
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 

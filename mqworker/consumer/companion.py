@@ -1,7 +1,7 @@
-"""The thread beside the loop that belongs to one seat: it calls what is not `async def`, one call after the other.
+"""The thread beside the loop that belongs to one seat: it calls what is not `async def`, one call at a time.
 
 Owned by a seat of a Consumer whose loop works on several messages. Plain jobs, programs and the calls of shared objects
-run here, with the context of whoever asked.
+run here, in the caller's context.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class Companion:
     """See the module head; made on the loop."""
 
     def __init__(self, number: int) -> None:
-        """Start the thread; raises RuntimeError if there is none."""
+        """Start the thread; raises RuntimeError if it cannot be started."""
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._pid = os.getpid()
@@ -30,17 +30,17 @@ class Companion:
 
     @property
     def ident(self) -> int:
-        """Return the thread, as `threading.get_ident` names it."""
+        """Return the thread's id, as from `threading.get_ident`."""
         return self._thread.ident or 0
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
-        """Call a function there, soon; what it returns or raises is in the future."""
+        """Have a function called in the thread; the future gets what it returns or raises."""
         future = self._loop.create_future()
         self._calls.put((future, contextvars.copy_context(), function, arguments))
         return future
 
     def end(self) -> None:
-        """Let the thread end, when it has done what it was asked for."""
+        """Let the thread end once it has made all calls."""
         self._calls.put(None)
         self._thread.join()
 
@@ -59,13 +59,13 @@ class Companion:
             if os.getpid() != self._pid:
                 os._exit(0)  # a copy that the function forked
             self._loop.call_soon_threadsafe(_finish, future, value, failure)
-            del call, future, context, function, arguments, value, failure  # they need no memory while it waits
+            del call, future, context, function, arguments, value, failure  # so that they take no memory while it waits
 
 
 @fatal
 def _finish(future: "asyncio.Future[Any]", value: Any, failure: BaseException | None) -> None:
     if future.done():
-        return  # whoever asked is gone
+        return  # the caller is gone
     if failure is not None:
         future.set_exception(failure)
     else:

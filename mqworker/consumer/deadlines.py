@@ -1,7 +1,7 @@
-"""When the limits of each message pass that a loop works on, if one message's time counts against no other.
+"""When the time limits pass of the messages on a loop, where one message's time must not count against another.
 
-Pure; used on the loop. A message does not run while another one has the loop for long, while its call of a shared
-object waits for one that is down, or while nothing runs at all: for that time its limits are moved.
+Pure; used on the loop. A message does not run while another one holds the loop for long, while it waits for a shared
+object that is down, or while nothing runs at all: its limits are moved by that time.
 """
 
 import math
@@ -17,8 +17,8 @@ class _Due:
     def __init__(self, soft: float, hard: float) -> None:
         self.soft = soft
         self.hard = hard
-        self.passed = ""  # the last limit that has
-        self.stands = 0  # how many calls wait
+        self.passed = ""  # the last limit that has passed
+        self.stands = 0  # how many of its calls wait
         self.since = 0.0
 
 
@@ -29,15 +29,15 @@ class Deadlines:
         self._due: dict[int, _Due] = {}
 
     def begin(self, seat: int, now: float, soft: float, hard: float) -> None:
-        """Begin a message with these limits in seconds; 0: none."""
+        """Begin a message with these limits in seconds; 0 for none."""
         self._due[seat] = _Due(now + soft if soft else math.inf, now + hard if hard else math.inf)
 
     def end(self, seat: int) -> None:
-        """Note that it has ended."""
+        """Note that a message has ended."""
         self._due.pop(seat, None)
 
     def held(self, holder: int | None, seconds: float) -> list[int]:
-        """Move the limits of all but the holder, who had the loop for so long; returns whose were moved."""
+        """Move the limits of all messages but the holder, which had the loop for so long; returns which were moved."""
         moved = [seat for seat, due in self._due.items() if seat != holder and not due.stands]
         for seat in moved:
             self._due[seat].soft += seconds
@@ -45,7 +45,7 @@ class Deadlines:
         return moved
 
     def wait(self, seat: int, now: float, *, waiting: bool) -> None:
-        """Let the limits of a message stand still; or let them go on."""
+        """Suspend the limits of a message, or resume them."""
         due = self._due.get(seat)
         if due is None:
             return
@@ -60,12 +60,12 @@ class Deadlines:
                 due.hard += now - due.since
 
     def passed(self, seat: int) -> str:
-        """Return the last limit of a message that has passed, "" for none."""
+        """Return the last limit of a message that has passed; "" for none."""
         due = self._due.get(seat)
         return due.passed if due is not None else ""
 
     def pass_now(self, now: float) -> list[int]:
-        """Return the messages of which a limit has passed since this was last asked."""
+        """Return the messages of which a limit has passed since the last call."""
         found = []
         for seat, due in self._due.items():
             if due.stands or due.passed == HARD:
@@ -77,7 +77,7 @@ class Deadlines:
         return found
 
     def next(self) -> float:
-        """Return when the next limit passes; inf: none does."""
+        """Return when the next limit passes; inf if none will."""
         return min((self._next(due) for due in self._due.values() if not due.stands), default=math.inf)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""What works on one message at a time in a Consumer that has several in hand: a chain of its own, and a worker.
+"""Works on one message at a time in a Consumer that has several in hand, with a chain and a worker of its own.
 
-Made in the thread that uses it: the one of the seat, the companion beside the loop, or the loop's own where all jobs
-are `async def`. Follows the setting of each message before it begins.
+Made in the thread that uses it: that of the seat, the companion beside the loop, or the loop's own if all jobs are
+`async def`. Adopts the setting of each message before it begins.
 """
 
 import json
@@ -18,11 +18,11 @@ from mqworker.ipc.generation import Generation
 from mqworker.ipc.stage_spec import StageSpec
 from mqworker.jobs.chain import Aside, Chain, ProgramRunner
 
-OVER = 1.0  # seconds beyond the hard limit, where the Consumer itself ends what takes too long
+OVER = 1.0  # seconds after the hard limit in which the Consumer itself may end what takes too long
 
 
 class SeatClock:
-    """The time limits of the message in a seat, for a program that runs for it; implements jobs.program.Clock."""
+    """The time limits of the message in a seat, for its programs; implements jobs.program.Clock."""
 
     def __init__(self, slot: Slot) -> None:
         self.setting: Setting | None = None
@@ -40,7 +40,7 @@ class SeatClock:
 
 
 class Maker:
-    """What all desks of a Consumer are made of."""
+    """What all desks of a Consumer are made from."""
 
     def __init__(self, spec: StageSpec, generation: Generation, common: Chain, log: logging.Logger) -> None:
         """`common` is the chain of the process, which need not be set up yet."""
@@ -63,7 +63,7 @@ class Desk:
         aside: Aside | None = None,
         waits: Waits | None = None,
     ) -> None:
-        """Make it and set it up, in its thread; raises whatever user code raises."""
+        """Make the desk and set it up, in its thread; raises whatever user code raises."""
         spec, generation = maker.spec, maker.generation
         self._clock = SeatClock(slot)
         self._setting: Setting | None = None
@@ -87,9 +87,9 @@ class Desk:
         self._params = generation.params
 
     def use(self, work: SeatedMessage) -> Exception | None:
-        """Get ready for a message and the setting that it has; returns why it cannot even begin, if it cannot.
+        """Prepare for a message and its setting; returns the reason if the message cannot even begin.
 
-        Raises OSError if user code has damaged what is ours: the Consumer ends with the message in hand.
+        Raises OSError if user code has damaged our descriptors: the Consumer ends with the message in hand.
         """
         setting = work.setting
         if isinstance(work.lost, OSError):

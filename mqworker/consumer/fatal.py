@@ -1,7 +1,7 @@
-"""What ends the process when it fails: without it a message would be in hand for ever.
+"""Ends the process when a function fails that must not: otherwise a message would be in hand for ever.
 
-Around what runs on the loop or in a thread beside a message, where nobody else sees an exception. The Producer notes
-the death, and everything in hand runs again.
+For functions that run on the loop or in a thread beside a message, where nothing else sees an exception. The Producer
+notices the death, and everything in hand runs again.
 """
 
 import functools
@@ -20,7 +20,7 @@ def fatal(function: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
-        except BaseException:  # noqa: BLE001 - user code has damaged what is ours
+        except BaseException:  # noqa: BLE001 - user code has damaged our state
             traceback.print_exc()
             os._exit(1)
 

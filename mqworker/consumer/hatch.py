@@ -1,12 +1,12 @@
 """The hatch: large results on their way up, in memory that a Consumer shares with its Producer.
 
-Through the pipe, each byte of them would be copied nine times and checked twice, mostly on the Producer's loop; so it
-is copied twice. One memory file of the kernel for each lane, without a name, with PLACES places for a piece each, and a
-counter of the free ones. The Consumer waits for a free place, writes a piece into it, and says so in a frame (a Piece);
-the Producer puts the piece where it belongs, and frees the place. So a result of any size takes little shared memory,
-and the Producer copies PIECE bytes at a time. The outcome follows its pieces at once, before any other outcome, so they
-need no names. If the Producer has no memory for a result, or a piece is not as announced, the message of the result
-fails, and its attempts bound how often.
+Through the pipe, each byte would be copied nine times and checked twice, mostly on the Producer's loop; through the
+hatch, it is copied twice. Each lane has one anonymous memory file with PLACES places for a piece each, and a counter of
+the free places. The Consumer waits for a free place, writes a piece into it, and announces it in a frame (a Piece); the
+Producer puts the piece where it belongs, and frees the place. So a result of any size takes little shared memory, and
+the Producer copies PIECE bytes at a time. The outcome follows its pieces directly, before any other outcome, so the
+pieces need no names. If the Producer has no memory for a result, or a piece is not as announced, the message fails; its
+attempts limit how often.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from mqworker.ipc.consumer_messages import Outcomes, Piece
 from mqworker.ipc.pieces import put_back
 
 PIECE = 1 << 20  # bytes
-PLACES = 2  # one is filled while the other is emptied
+PLACES = 2  # one is filled while the other is being emptied
 
 
 class Hatch:
@@ -36,7 +36,7 @@ class Hatch:
             raise
 
     def __getstate__(self) -> Any:
-        """Pickle it; possible only while a Consumer is being spawned."""
+        """Pickle the hatch; possible only while a Consumer is being spawned."""
         return reduction.DupFd(self._fd), reduction.DupFd(self._free)
 
     def __setstate__(self, handles: Any) -> None:
@@ -51,15 +51,15 @@ class Hatch:
     def _begin_anew(self) -> None:
         self.used = False  # pieces have come since the last outcomes
         self._whole: list[bytes] = []
-        self._body: BytesIO | None = None  # of which some pieces are still to come
-        self._problem: Exception | None = None  # why the bodies are not all there
+        self._body: BytesIO | None = None  # the body of which some pieces are still to come
+        self._problem: Exception | None = None  # why some body is not there
 
     # --- the Consumer's side
 
     def put(self, body: bytes) -> Iterator[Piece]:
-        """Write a body piece by piece, each when there is a place for it and before it is yielded, to be announced.
+        """Write a body piece by piece, each once there is a place for it, and yield each piece to be announced.
 
-        Raises OSError when there is no memory, or user code has closed the file.
+        Raises OSError when there is no memory, or if user code has closed the file.
         """
         view = memoryview(body)
         for start in range(0, len(body), PIECE):
@@ -99,13 +99,13 @@ class Hatch:
             self._body = None
 
     def put_back(self, outcomes: Outcomes) -> Outcomes:
-        """Return the outcomes with the bodies that came before them; one of which any is missing has failed."""
+        """Return the outcomes with the bodies that came before them; one that lacks a body becomes a failure."""
         bodies, problem = self._whole, self._problem
         self._begin_anew()
         return put_back(outcomes, bodies, problem)
 
     def close(self) -> None:
-        """Free the memory, also where a process that user code has forked holds it, and close our descriptors.
+        """Free the memory, even if a process that user code has forked holds it, and close our descriptors.
 
         May be called again.
         """

@@ -1,9 +1,9 @@
 """The inbox: the body of a large message on its way down, in memory that a Producer shares with its Consumer.
 
-Through a pipe, the Producer would make two more copies of it, one of them on its loop, and write it in a thousand
-steps. One memory file of the kernel for each lane, without a name. The Producer writes one body, then puts its chunk;
-the Consumer takes the body, which empties the file, before it reports the chunk as taken. So neither ever waits for the
-other. It stays empty when the Producer has no memory for a body; its message learns of that, and fails.
+Through a pipe, the Producer would make two more copies of the body, one of them on its loop, and write it in a thousand
+steps. Each lane has one anonymous memory file. The Producer writes one body, then puts its chunk; the Consumer takes
+the body, which empties the file, before it reports the chunk as taken. So neither ever waits for the other. If the
+Producer has no memory for a body, the inbox stays empty; the chunk says so, and the message fails.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import threading
 from multiprocessing import reduction
 from typing import Any
 
-STEP = 1 << 22  # bytes that are written at once; closing waits for no more
+STEP = 1 << 22  # bytes written at once; `close` waits for at most one such write
 
 
 class Inbox:
@@ -22,7 +22,7 @@ class Inbox:
         self._open(os.memfd_create("mqw-inbox", os.MFD_CLOEXEC))
 
     def __getstate__(self) -> Any:
-        """Pickle it; possible only while a Consumer is being spawned."""
+        """Pickle the inbox; possible only while a Consumer is being spawned."""
         return reduction.DupFd(self._fd)
 
     def __setstate__(self, handle: Any) -> None:
@@ -46,9 +46,9 @@ class Inbox:
             raise
 
     def take(self, size: int) -> bytes:
-        """Remove and return the body, which has this size.
+        """Remove the body, which has this size, and return it.
 
-        Raises MemoryError if there is no room for it here, OSError when user code has closed or changed the file.
+        Raises MemoryError if there is no memory for it here, OSError if user code has closed or changed the file.
         """
         if identity(self._fd) != self._same:
             raise OSError("the memory for large messages was closed")
@@ -63,7 +63,7 @@ class Inbox:
         return body
 
     def close(self) -> None:
-        """Free the memory, also where a process that user code has forked holds it, and close our descriptor.
+        """Free the memory, even if a process that user code has forked holds it, and close our descriptor.
 
         May be called again.
         """
@@ -79,6 +79,6 @@ class Inbox:
 
 
 def identity(fd: int) -> tuple[int, int]:
-    """Return which file a descriptor stands for: user code may have closed ours and opened another in its place."""
+    """Return the identity of a descriptor's file: user code may have closed ours and opened another in its place."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino

@@ -1,9 +1,9 @@
 """The far end of a lane: takes chunks out of its queue.
 
 Runs in a Consumer's main thread, or its pump. Owns its end of the JoinableQueue and the inbox; receives packed chunks
-and the sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps
-nothing. Once its Producer has died, it raises EOFError. If the body of a large message cannot be had, `lost` says why,
-because what comes of that must come while the message is in hand.
+and the sentinel. It calls `task_done` at once, so that when the Consumer reports a chunk as taken, the next `put`
+overlaps nothing. Once its Producer has died, it raises EOFError. If the body of a large message cannot be read, `lost`
+says why; nothing is raised, because the consequences must come while the message is in hand.
 """
 
 import select
@@ -31,13 +31,13 @@ class LaneEnd:
         self._arrived.register(inside._reader.fileno(), select.POLLIN)
 
     def fileno(self) -> int:
-        """Return what becomes readable when a chunk or the sentinel is there."""
+        """Return the descriptor that becomes readable when a chunk or the sentinel is there."""
         inside: Any = self._queue
         number: int = inside._reader.fileno()
         return number
 
     def wait(self) -> Chunk | None:
-        """Take the next chunk; None: it was the sentinel."""
+        """Take the next chunk; None if it was the sentinel."""
         packed = self._queue.get()
         self._queue.task_done()
         self.lost = None
@@ -56,5 +56,5 @@ class LaneEnd:
         return chunk
 
     def present(self) -> Chunk | None:
-        """Take the next chunk if it is there; the sentinel cannot be, because it is put into an idle lane only."""
+        """Take the next chunk if it is there; the sentinel cannot be, because it is only put into an idle lane."""
         return self.wait() if self._arrived.poll(0) else None

@@ -1,8 +1,8 @@
-"""What a Consumer does, from its set-up to the sentinel.
+"""The work of a Consumer, from its set-up to the sentinel.
 
-Runs in the Consumer's process, on its main thread, and owns all that `process` says; it is a module of its own because
-the Producer, which starts Consumers, needs nothing of it. Where messages are computed several at once, what is said
-there of outcomes and chunks is the pump's (`seated`, `pump`).
+Runs in the Consumer's process, on its main thread, and owns everything that `process` lists; it is a module of its own
+because the Producer, which starts Consumers, needs nothing of it. In a Consumer that computes several messages at once,
+outcomes and chunks are handled by the pump instead (`seated`, `pump`).
 """
 
 import atexit
@@ -50,7 +50,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class ConsumerLife:
-    """See the module head. `token` is that of its marks, `up` the descriptor of its pipe."""
+    """See the module head. `token` is that of the Consumer's marks, `up` the descriptor of its pipe."""
 
     def __init__(
         self, name: str, token: str, down: Connection, up: int, lane: LaneEnd, hatch: Hatch, outbox: Outbox
@@ -101,10 +101,10 @@ class ConsumerLife:
             try:
                 working.teardown()
             finally:
-                atexit._run_exitfuncs()  # multiprocessing ends its children without that
+                atexit._run_exitfuncs()  # multiprocessing does not run these in its child processes
 
     def _load(self, log: logging.Logger) -> "Chain | Seated":
-        """Apply the stage's resources, import the code, and return what works with it, which is not set up yet."""
+        """Apply the stage's resources, import the code, and return what works with it; the caller sets it up."""
         spec, birth, generation = self._spec, self._birth, self._birth.generation
         resources.take(spec.config, birth.slot, birth.consumers)
         root, copy = use_code(spec.root, generation.copy, spec.state_dir)
@@ -134,7 +134,7 @@ class ConsumerLife:
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
         self._pipe_holds = capacity(self._up)
-        chunk, reported = self._lane.wait(), False  # reported: the Producer knows that it is taken
+        chunk, reported = self._lane.wait(), False  # reported: the Producer knows that the chunk is taken
         while chunk is not None:
             self._begin(chunk, chain, worker)
             if chunk.more and not reported:
@@ -150,14 +150,14 @@ class ConsumerLife:
             chunk, reported = following or self._lane.wait(), following is not None
 
     def _compute(self, chunk: Chunk, worker: Worker) -> tuple[list[Any], int, bool]:
-        """Compute the messages of a chunk, until one must not begin.
+        """Compute the messages of a chunk, up to one that must not begin.
 
-        Returns the outcomes that were not sent up, which are in the outbox, the number of messages, and whether they
+        Returns the outcomes that were not sent up (they are in the outbox), the number of messages, and whether they
         have printed anything.
         """
         slot, outbox, up, mark, labels_now = self._slot, self._outbox, self._up, self._mark.end, self._labels
         level, holds, asks_ahead, lost = self._level, self._pipe_holds, worker.asks_ahead, self._lane.lost
-        outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
+        outcomes: list[Any] = []  # encoded one by one, so that an error fails only its message
         last, printed, computed = b"", False, 0
         handed_up = time.monotonic()
         for item in chunk.items:
@@ -177,18 +177,18 @@ class ConsumerLife:
                 logs.report(self._log, logging.DEBUG, "begun", "started")
             last, large = worker.compute_encoded(item, lost)
             outcomes.append(msgspec.Raw(last))
-            if capacity(up) != holds:  # user code closed the pipe: an end now charges the right message
+            if capacity(up) != holds:  # user code closed the pipe: a death now charges the right message
                 os._exit(1)
             printed = mark(labels_now) or printed
             self._item = None
-            if large:  # while it is in hand: a death now is that of this message
+            if large:  # while it is in hand, so that a death now is charged to it
                 self._send_in_pieces(large)
-                self._hand_up(outcomes, worker, printed)  # without its bodies it must not be in the outbox
+                self._hand_up(outcomes, worker, printed)  # without its bodies, it must not be in the outbox
                 outcomes, printed = [], False
             slot.end()
             computed += 1
             if worker.failed and chunk.stop_at_failure:
-                break  # the end of the chunk gives the others back
+                break  # the end of the chunk returns the others
         if outcomes and not outbox.add(last):  # what follows may end this process
             self._hand_up(outcomes, worker, printed)
             outcomes, printed = [], False
@@ -199,7 +199,7 @@ class ConsumerLife:
         self._outbox.clear()
 
     def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
-        """Take over what has changed since the last chunk."""
+        """Adopt what has changed since the last chunk."""
         worker.soft_limit = chunk.soft_limit
         worker.hard_limit = self._clock.hard_limit = chunk.hard_limit
         if chunk.params is not None:
@@ -215,14 +215,14 @@ class ConsumerLife:
         item = self._item
         if item is None:
             return {}
-        labelled = self._labelled  # a thread may replace it meanwhile
+        labelled = self._labelled  # a thread may replace it in the meantime
         if labelled[0] != item.seq:
             labelled = item.seq, labels(item.properties, item.body, self._spec.config.input.queue)
             self._labelled = labelled
         return labelled[1]
 
     def _leaving(self, worker: Worker, done: int, memory: int) -> str:
-        """Why this Consumer should be replaced by a fresh one, if it should."""
+        """Return why this Consumer should be replaced by a fresh one; "" if it should not."""
         config = self._spec.config
         if worker.out_of_memory:
             return "memory"
@@ -236,9 +236,9 @@ class ConsumerLife:
         for body in bodies:
             for piece in self._hatch.put(body):
                 self._send(piece)
-        bodies.clear()  # they need no memory while the next message is computed
+        bodies.clear()  # so that they take no memory while the next message is computed
 
     def _send(self, uplink: Uplink) -> None:
         data = frames.pack(_encoder.encode(uplink))
-        with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
+        with self._alarm, self._sending:  # a frame that the soft time limit cut short would end this Consumer
             frames.write_all(self._up, data)

@@ -1,8 +1,9 @@
 """The time limits of the messages on one loop: the task of a message that exceeds one is cancelled.
 
-Lives on the loop; a part of TaskSeats. Owns the deadlines, the timer that looks at them, and the hold that shows who
-has the loop. A step that takes long counts against its message alone, and what stops the process counts against none:
-the limits of the others are moved, and so are their times in the in-hand register, by which the Producer judges.
+Lives on the loop; a part of TaskSeats. Owns the deadlines, the timer that checks them, and the Hold that shows which
+message has the loop. A long step counts only against its message, and time in which the process was stopped counts
+against none: the limits of the others are moved, and so are their times in the in-hand register, by which the Producer
+enforces its limits.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ BEAT = 0.25  # seconds between two checks of the limits
 
 
 class LoopLimits:
-    """See the module head. `cancel` is called with the seat of a message of which a limit has passed."""
+    """See the module head. `cancel` is called with the seat of a message when one of its limits has passed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, words: Seats, cancel: Callable[[int], None]) -> None:
         self.hold = Hold(words, self._held)
@@ -30,16 +31,16 @@ class LoopLimits:
         self._deadlines = Deadlines()
         self._seats: dict[int, int] = {}  # seq -> seat of the messages in hand
         self._timer: asyncio.TimerHandle | None = None
-        self._looked = (0.0, 0.0)  # when the next look is due, and the seconds in steps when that was decided
+        self._looked = (0.0, 0.0)  # when the next check is due, and the seconds in steps when that was decided
 
     def begin(self, work: SeatedMessage, now: float) -> None:
-        """Let the time of a message begin; `watch` follows."""
-        self._words.slots[work.seat].go_on(now)  # until now somebody else may have had the loop
+        """Start the time of a message; the caller calls `watch` afterwards."""
+        self._words.slots[work.seat].go_on(now)  # until now another message may have had the loop
         self._deadlines.begin(work.seat, now, work.setting.soft, work.setting.hard)
         self._seats[work.item.seq] = work.seat
 
     def watch(self, now: float) -> None:
-        """Look at the limits when the next one passes, and now and then before that."""
+        """Schedule the next check of the limits: when the next one passes, or after BEAT if that is sooner."""
         due = self._deadlines.next()
         if due == math.inf:
             return
@@ -57,11 +58,11 @@ class LoopLimits:
         self._seats.pop(work.item.seq, None)
 
     def passed(self, seat: int) -> str:
-        """Return the last limit that has passed for the message in a seat, "" for none."""
+        """Return the last limit that has passed for the message in a seat; "" for none."""
         return self._deadlines.passed(seat)
 
     def waits(self, seat: int) -> Callable[..., None]:
-        """Return what the companion of a seat calls when it begins to wait for a shared object, or goes on."""
+        """Return what a seat's companion calls when it begins to wait for a shared object, and when it goes on."""
 
         def note(*, waiting: bool) -> None:
             self._loop.call_soon_threadsafe(lambda: self._note_wait(seat, waiting=waiting))
@@ -72,14 +73,14 @@ class LoopLimits:
 
     @fatal
     def _note_wait(self, seat: int, *, waiting: bool) -> None:
-        """Let the limits of a message stand still, while its call waits for a shared object that is down."""
+        """Suspend the limits of a message while its call waits for a shared object that is down, or resume them."""
         now = time.monotonic()
         self._deadlines.wait(seat, now, waiting=waiting)
-        if not waiting:  # the timer has lapsed if every message waited
+        if not waiting:  # there is no timer if every message was waiting
             self.watch(now)
 
     def _held(self, seq: int, seconds: float) -> None:
-        """Count a long step against its message alone."""
+        """Count a long step only against its message."""
         self._move(self._deadlines.held(self._seats.get(seq), seconds), seconds)
 
     def _move(self, seats: list[int], seconds: float) -> None:
@@ -93,7 +94,7 @@ class LoopLimits:
         self._timer = None
         now, (due, spent) = time.monotonic(), self._looked
         still = now - due - (self.hold.spent - spent)
-        if still > LONG:  # in no step of a task: the process was stopped, or callbacks ran
+        if still > LONG:  # not in a step of a task: the process was stopped, or callbacks ran
             self._move(self._deadlines.held(None, still), still)
         for seat in self._deadlines.pass_now(now):
             self._cancel(seat)

@@ -1,12 +1,12 @@
-"""When to say that something holds the loop: soon, then rarely, and not for the same place over and over.
+"""When to log that something holds the loop: soon, then rarely, and not again and again for the same place.
 
-Pure; used by the pump, which sees who has the loop in the in-hand register.
+Pure; used by the pump, which sees in the in-hand register which message has the loop.
 """
 
-AFTER = (0.5, 5.0, 50.0)  # seconds of one step
+AFTER = (0.5, 5.0, 50.0)  # seconds of one step after which it is logged
 EVERY = 60.0  # seconds between two lines about the same place in the code
 PLACES = 1000  # places that are remembered
-NOBODY = -1  # in the place of a message: a callback, or a task of no message
+NOBODY = -1  # instead of a message: a callback, or a task without a message
 
 
 class LoopWatch:
@@ -14,15 +14,16 @@ class LoopWatch:
 
     def __init__(self) -> None:
         self._step = (0, 0.0)
-        self._reported = 0  # how many of AFTER were reached in this step
+        self._reported = 0  # how many of AFTER have been reached in this step
         self._places: dict[
             str, tuple[float, int]
-        ] = {}  # when one was last named, and how often it would have been since
+        ] = {}  # when a place was last logged, and how often it was held back since
 
     def is_due(self, seq: int, since: float, now: float) -> bool:
-        """Return whether something is to be said about the step that a message has begun then; seq 0: there is none.
+        """Return whether to log the step that a message began at `since`; seq 0: there is no step.
 
-        NOBODY is named when it is seen for a second time: between two steps the loop is nobody's for a moment.
+        NOBODY counts only when it is seen a second time: between two steps, the loop belongs to no message for a
+        moment.
         """
         if (seq, since) != self._step:
             self._step, self._reported = (seq, since), 0
@@ -33,7 +34,7 @@ class LoopWatch:
         return due
 
     def count(self, place: str, now: float) -> int | None:
-        """Return how often this place was held back since it was last named; None: it is held back now."""
+        """Return how often this place was held back since it was last logged; None if it is held back now."""
         last, held = self._places.get(place, (-EVERY, 0))
         if now - last < EVERY and self._reported < len(AFTER):
             self._places[place] = last, held + 1

@@ -1,7 +1,7 @@
-"""The time limits of the message in hand, for a program that runs for it; implements jobs.program.Clock.
+"""The time limits of the message in hand, for its programs; implements jobs.program.Clock.
 
-Runs in a Consumer's main thread. A signal that raises in the middle of a run would leave the program behind; so the
-soft limit is taken over for that time, and the run itself heeds both limits.
+Runs in a Consumer's main thread. A signal handler that raises in the middle of a run would leave the program behind. So
+the soft limit is suspended for that time, and the run itself enforces both limits.
 """
 
 import math
@@ -20,7 +20,7 @@ class MessageClock:
         self._slot = slot
 
     def take_over(self) -> tuple[float, float]:
-        """Return how many seconds are left until the soft and the hard limit (inf: none); the soft one stands still."""
+        """Return how many seconds are left until the soft and the hard limit (inf: none), and suspend the soft one."""
         hard = math.inf
         if self.hard_limit:
             hard = max(0.0, self._slot.started + self.hard_limit - time.monotonic())

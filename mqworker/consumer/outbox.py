@@ -2,12 +2,12 @@
 
 A Consumer gathers the outcomes of short messages for some milliseconds, and can send nothing while the next message
 runs, which may take minutes or kill it. So before each message it writes the gathered outcomes here. Its Producer reads
-the outbox when that message takes long and when the Consumer has died; it may find an outcome here and receive it again
-later.
+the outbox when that message takes long, and when the Consumer has died; it may find an outcome here and receive it
+again later.
 
-One memory file of the kernel for each lane, without a name. The Consumer alone writes: frames (mqworker/ipc/frames.py)
-behind two words, the version, which changes before frames are overwritten, and the end of the last frame. There is no
-lock: the reader drops frames that were overwritten while it read them, because they are then on their way up the pipe.
+Each lane has one anonymous memory file. Only the Consumer writes to it: frames (mqworker/ipc/frames.py) after two
+words, the version, which changes before frames are overwritten, and the end of the last frame. There is no lock: the
+reader drops frames that were overwritten while it read them, because these are then on their way up the pipe.
 """
 
 import mmap
@@ -36,7 +36,7 @@ class Outbox:
         self._words[_END] = _HEAD
 
     def __getstate__(self) -> Any:
-        """Pickle it; possible only while a Consumer is being spawned."""
+        """Pickle the outbox; possible only while a Consumer is being spawned."""
         return reduction.DupFd(self._fd)
 
     def __setstate__(self, handle: Any) -> None:
@@ -50,7 +50,7 @@ class Outbox:
         self._seen = (0, _HEAD)
 
     def settle(self) -> None:
-        """Close the descriptor that was handed over; the mapping has one of its own."""
+        """Close the descriptor, which only served to pass the file on; the mapping does not need it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -67,7 +67,7 @@ class Outbox:
         return True
 
     def clear(self) -> None:
-        """Empty the outbox: everything in it has gone up the pipe."""
+        """Empty the outbox, because everything in it has been sent up the pipe."""
         if self._words[_END] != _HEAD:
             self._words[_END] = _HEAD
             self._words[_VERSION] += 1

@@ -1,14 +1,14 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread, one message at a time; or several at once, in threads or as tasks of a loop:
-what is said here of outcomes and chunks is the pump's then (`seated`, `pump`). Owns the far end of one lane, its place
-in the in-hand register, its hatch, its outbox and the write end of its own pipe up. Receives its StageSpec and a Birth
-once, then chunks from its lane, until the sentinel ends it. Sends outcomes (after the pieces of large results, which
-are in the hatch), which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
-gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
-damages its descriptors, it ends itself and is replaced.
+Runs the user's jobs in its main thread, one message at a time; or several at once, in threads or as tasks of a loop,
+and then outcomes and chunks are handled by the pump (`seated`, `pump`). Owns the far end of one lane, its place in the
+in-hand register, its hatch, its outbox and the write end of its own pipe up. Receives its StageSpec and a Birth once,
+then chunks from its lane, until the sentinel ends it. As frames, it sends outcomes (after the pieces of large results,
+which are in the hatch), reports of the chunks that it has taken and ended, and log events. It writes gathered outcomes
+to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code damages its
+descriptors, it ends itself and is replaced.
 
-All that it does is in `life`.
+The work itself is in `life`.
 """
 
 from multiprocessing.queues import JoinableQueue
@@ -35,7 +35,7 @@ class Consumer(Spawned):
         self._outbox = outbox
 
     def load(self) -> None:
-        """Import what computes, which the Producer does not need."""
+        """Import the code that computes, which the Producer does not need."""
         from mqworker.consumer.life import ConsumerLife  # noqa: PLC0415 - the Producer imports this module, and starts faster so
 
         self._life = ConsumerLife

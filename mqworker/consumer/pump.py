@@ -1,11 +1,11 @@
 """The pump of a Consumer that works on several messages at once: takes chunks from the lane, and sends outcomes up.
 
-Runs in a thread of its own, beside a loop that may be blocked; where messages run in threads, in the main thread. It
-alone reads the lane, and it alone sends outcomes and the pieces of large results. Owns the seats (SeatTable) and writes
-the Consumer's words in the in-hand register. Gives messages to a SeatCrew, which works on them and reports each to
-`finished`, from any thread. When it cannot go on, the process ends: every message in hand runs again.
+Runs in a thread of its own, beside a loop that may be blocked; if messages run in threads, in the main thread. Only the
+pump reads the lane, and only the pump sends outcomes and the pieces of large results. Owns the seats (SeatTable) and
+writes the Consumer's words in the in-hand register. Gives messages to a SeatCrew, which works on them and reports each
+to `finished`, from any thread. When the pump cannot go on, the process ends: every message in hand runs again.
 
-It is also the one that sees what the loop cannot say of itself: who holds it, and where a message is whose time is up.
+The pump also finds out what a blocked loop cannot report: what holds it, and where a message is whose time is up.
 """
 
 import collections
@@ -35,33 +35,33 @@ from mqworker.ipc.proc import rss
 from mqworker.ipc.stage_spec import StageSpec
 
 PULSE = 0.25  # seconds between two checks, while anything is in hand
-GAP = 1.0  # seconds that a look may come too late before somebody is thought to hold the interpreter
+GAP = 1.0  # seconds by which a check may be late before the process is taken to have stood still
 FRAME = 1 << 22  # bytes of outcomes in a frame
-MEASURE = 0.1  # seconds between two measurements of the memory
+MEASURE = 0.1  # seconds between two measurements of memory use
 
 log = logging.getLogger("mqworker.consumer.pump")
 
 
 class SeatCrew(Protocol):
-    """What works on messages; called by the pump."""
+    """Works on messages; called by the pump."""
 
-    over: float  # seconds beyond the hard limit in which it ends a message itself
-    has_loop: bool  # it has a loop, and notes itself for how long that stood still
+    over: float  # seconds after the hard limit in which the crew may end a message itself
+    has_loop: bool  # it has a loop, and itself accounts for the time in which that stood still
 
     def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages."""
 
     def beat(self, now: float) -> None:
-        """Write the pulse, as soon as what works on messages makes progress."""
+        """Write the pulse as soon as whatever works on messages makes progress."""
 
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
 
     def where_loop(self) -> str:
-        """Return where in the code the loop is; "": there is none."""
+        """Return where in the code the loop is; "" if there is none."""
 
     def end(self) -> None:
-        """Stop working: nothing is in hand, and nothing more comes."""
+        """Stop working: nothing is in hand, and nothing more will come."""
 
 
 class LanePump:
@@ -92,7 +92,7 @@ class LanePump:
     # --- called by the crew, from any thread
 
     def finished(self, finished: Finished) -> None:
-        """Send an outcome up, soon."""
+        """Have an outcome sent up soon."""
         if os.getpid() != self._pid:
             os._exit(0)  # a copy that user code has forked
         self._finished.append(finished)
@@ -101,11 +101,11 @@ class LanePump:
     # --- its own thread
 
     def run(self, crew: SeatCrew) -> None:
-        """LanePump until the sentinel comes."""
+        """Pump until the sentinel comes."""
         self._crew = crew
         try:
             self._run()
-        except BaseException:  # noqa: BLE001 - without it nothing goes on here
+        except BaseException:  # noqa: BLE001 - without the pump nothing goes on
             traceback.print_exc()
             os._exit(1)
         crew.end()
@@ -139,7 +139,7 @@ class LanePump:
                 before = 0.0
 
     def _take(self, chunk: Chunk) -> tuple[int, ...]:
-        """Begin the messages of a chunk, or none if that must not be; returns which are given back then."""
+        """Begin the messages of a chunk, or none if it was stopped; returns those that are given back in that case."""
         seats, now = self._seats, time.monotonic()
         setting = self._setting
         params = setting.params if chunk.params is None else chunk.params
@@ -149,7 +149,7 @@ class LanePump:
         if chunk.log_level != self._level:
             self._level = chunk.log_level
             logs.set_level(self._level)
-        if not self._table.in_hand:  # nobody has written it while there was nothing to do
+        if not self._table.in_hand:  # it was not written while there was nothing to do
             seats.pulse = now
         works = self._table.take(chunk.items, setting, self._lane.lost)
         for work in works:
@@ -167,7 +167,7 @@ class LanePump:
         return ()
 
     def _write(self, taken: int, back: tuple[int, ...]) -> None:
-        """Send all outcomes that are there, and what was taken."""
+        """Send all outcomes that are ready, and report the chunk that was taken."""
         finished: list[Finished] = []
         size = 0
         while self._finished:
@@ -182,7 +182,7 @@ class LanePump:
     def _frame(self, finished: list[Finished], taken: int = 0, back: tuple[int, ...] = ()) -> None:
         if capacity(self._up) != self._holds:
             os._exit(1)  # user code has closed the pipe
-        if finished and finished[-1].large:  # before its outcome, and behind all others
+        if finished and finished[-1].large:  # before its outcome, and after all others
             if finished[:-1]:
                 self._frame(finished[:-1])
             del finished[:-1]
@@ -229,19 +229,19 @@ class LanePump:
         who = "a task that a finished message has left behind" if seq > 0 else "a callback, or a task of no message,"
         who = who if work is None else "this message"
         what = f"{who} has held the loop for {seconds:.1f} s, so {others} others stand still: {place}"
-        more = f" ({held_back} more times since this was last said)" if held_back else ""
+        more = f" ({held_back} more times since this was last logged)" if held_back else ""
         with _about(work):
             logs.report(log, logging.WARNING, "loop_blocked", what + more, traceback=where)
 
     def _where(self, work: SeatedMessage | None) -> str:
-        """Return where a message is, or the loop if it has none; "" if that is unknown."""
+        """Return where a message is, or the loop if there is no message; "" if that is unknown."""
         try:
             return self._crew.where_loop() if work is None else self._crew.where(work)
-        except Exception:  # noqa: BLE001 - it looks into objects of user code, while those change
+        except Exception:  # noqa: BLE001 - it examines objects of user code while they change
             return ""
 
     def _stood_still(self, seconds: float) -> None:
-        """Count time in which not even this thread went on against no message."""
+        """Count the time in which not even this thread ran against no message."""
         if self._crew.has_loop:
             return
         for slot in self._seats.slots:
@@ -251,7 +251,7 @@ class LanePump:
 
 @contextmanager
 def _about(work: SeatedMessage | None) -> Iterator[None]:
-    """Log in the name of a message."""
+    """Log as if from a message."""
     token = current.set(work)
     try:
         yield

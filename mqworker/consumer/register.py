@@ -1,15 +1,17 @@
 """The in-hand register: which message each Consumer works on and since when, in memory shared with its Producer.
 
 A memory-mapped file of the stage, in the state folder. Only a Consumer writes `seq`, `started` and `fingerprint` of its
-slot, before the handler runs; only the Producer writes `stop`, and the header behind the slots: which life of the tree
+slot, before the handler runs. Only the Producer writes `stop`, and the header after the slots: which life of the tree
 this is, when it was last seen alive, whether it is ending by order, and which message runs isolated. There is no lock:
-each word has one writer. The file outlives the tree, so after the whole tree has died the next Producer knows which
-messages were in hand.
+each word has one writer. The file outlives the tree, so that after the whole tree has died, the next Producer knows
+which messages were in hand.
 
-A Consumer that works on several messages at once has a slot for each of them in a block of its own, behind the header;
-in its first slot are words about itself then. How many slots a block has is in the header; none if it is 0.
+A Consumer that works on several messages at once has a slot for each of them in a block of its own, after the header;
+its own slot then has words about the Consumer itself. The header has the number of slots in a block; 0 if there are no
+blocks.
 
-Longer than most modules, because the layout of the file and both ends that read and write it stand together.
+Longer than most modules, because the layout of the file and the code of both sides that read and write it belong
+together.
 """
 
 import contextlib
@@ -27,23 +29,23 @@ from mqworker.ipc.proc import boot_id
 SLOT = 64  # bytes: seq (8) started (8) stop (8) fingerprint (32), and 8 free
 COUNT = 2048
 HEADER = SLOT * COUNT  # offset of: boot id (16) fingerprint (32) isolated (8) ending (8) pulse (8) life (8)
-BLOCKS = 1 << 18  # offset of the blocks; what is before it has the form that versions without blocks know
+BLOCKS = 1 << 18  # offset of the blocks; before it, the file has the layout that versions without blocks know
 LARGEST = BLOCKS + SLOT * 2 * 16 * MOST_SEATS  # bytes of a file
 _BOOT, _FINGERPRINT = slice(0, 16), slice(16, 48)
 _ISOLATED, _ENDING, _PULSE, _LIFE, _SEATS = 6, 7, 8, 9, 10  # words of 8 bytes
 _WHOLE = 128  # bytes of the header
 _UNUSED = bytes(SLOT)  # a slot without a message and without seats, as nearly all of them are
-_KINDS = ("", "threads", "tasks")  # by the number in the last word of a Consumer's first slot
+_KINDS = ("", "threads", "tasks")  # by the number in the last word of a Consumer's own slot
 
 
 class LastLife(NamedTuple):
     """The last tree that wrote the register, as the register describes it."""
 
-    life: int  # a random number; 0: there was none
+    life: int  # a random number; 0 if there was no life
     this_boot: bool  # it lived after the last boot of the machine
     ending: bool  # it was ending by order
     pulse: float  # when it was last seen alive (monotonic)
-    isolated: bytes  # fingerprint of the message that ran isolated; empty: none
+    isolated: bytes  # fingerprint of the message that ran isolated; empty if none did
     in_hand: dict[bytes, float]  # fingerprint of each message in hand -> when it began (monotonic)
 
 
@@ -57,7 +59,7 @@ class InHandRegister:
         self._seats = seats
         wanted = BLOCKS + self.places * seats * SLOT
         with contextlib.suppress(FileNotFoundError):
-            wanted = max(wanted, min(path.stat().st_size, LARGEST))  # the blocks of the life before
+            wanted = max(wanted, min(path.stat().st_size, LARGEST))  # the blocks of the previous life
         self._map = map_private(path, wanted)
         self._header = memoryview(self._map)[HEADER : HEADER + _WHOLE]
         self._words = self._header.cast("Q")
@@ -75,10 +77,10 @@ class InHandRegister:
             slots = [own]
             if own.kind and block and block.stop <= len(self._map):
                 slots = [self._slot(at) for at in block]
-            if own.kind == "tasks":  # those that wait kill nobody, and would all be suspects
+            if own.kind == "tasks":  # a waiting task kills nothing, and otherwise all of them would be suspects
                 slots = [slot for slot in slots if slot.seq == own.seq]
             for slot in slots:
-                if slot.seq and slot.started:  # one that waited for a shared object has killed nobody
+                if slot.seq and slot.started:  # a message that waited for a shared object has killed nothing
                     in_hand[slot.fingerprint] = min(slot.started, in_hand.get(slot.fingerprint, slot.started))
         return LastLife(
             self._words[_LIFE],
@@ -90,7 +92,7 @@ class InHandRegister:
         )
 
     def begin_life(self, now: float) -> None:
-        """Forget the previous tree; the life's number is written last, so a kill in between begins no new life."""
+        """Forget the previous tree. The life's number is written last, so that a kill in between begins no new life."""
         self._map[:HEADER] = bytes(HEADER)
         self._map[BLOCKS:] = bytes(len(self._map) - BLOCKS)
         self._words[_SEATS] = self._seats
@@ -105,7 +107,7 @@ class InHandRegister:
         self._times[_PULSE] = now
 
     def end_life(self) -> None:
-        """Note that the tree ends by order: whatever is in hand then is not to blame."""
+        """Note that the tree ends by order, so that nothing in hand is charged."""
         self._words[_ENDING] = 1
 
     def isolate(self, fingerprint: bytes) -> None:
@@ -126,7 +128,7 @@ class InHandRegister:
         return Slot(view)
 
     def seats(self, number: int) -> "Seats":
-        """Return the words of a Consumer that works on several messages at once, cleared; its slot is one of them."""
+        """Return the words of a Consumer that works on several messages at once, cleared; they include its own slot."""
         own = self.slot(number)
         block = memoryview(self._map)[_block(number, self._seats)]
         block[:] = bytes(len(block))
@@ -146,12 +148,12 @@ def _block(number: int, seats: int) -> slice:
 
 
 def open_slot(path: Path, number: int) -> "Slot":
-    """Map the slot of a Consumer, in that process; raises OSError."""
+    """Map the slot of a Consumer, in the Consumer's process; raises OSError."""
     return Slot(memoryview(_map(path))[number * SLOT : (number + 1) * SLOT])
 
 
 def open_seats(path: Path, number: int, seats: int) -> "Seats":
-    """Map the words of a Consumer that works on several messages at once, in that process; raises OSError."""
+    """Map the words of a Consumer that works on several messages at once, in its process; raises OSError."""
     whole = memoryview(_map(path))
     return Seats(Slot(whole[number * SLOT : (number + 1) * SLOT]), whole[_block(number, seats)])
 
@@ -165,9 +167,9 @@ def _map(path: Path) -> mmap.mmap:
 
 
 class Seats:
-    """The words of a Consumer that works on several messages at once; a seat is one of the positions for them.
+    """The words of a Consumer that works on several messages at once; a seat is a position for one of them.
 
-    The Consumer alone writes, but for `stop`.
+    Only the Consumer writes them, except for `stop`.
     """
 
     def __init__(self, own: "Slot", block: memoryview) -> None:
@@ -175,29 +177,29 @@ class Seats:
         self.slots = tuple(Slot(block[at : at + SLOT]) for at in range(0, len(block), SLOT))
 
     def begin(self, kind: str, loop: int) -> None:
-        """Note that this Consumer has seats, how it works on messages: in threads or tasks, and the loop's thread."""
+        """Note that this Consumer has seats, how it works on messages (in threads or tasks), and the loop's thread."""
         self.own._words[4] = loop
         self.own.kind = kind
 
     @property
     def loop(self) -> int:
-        """The thread of the loop, as `threading.get_ident` names it; 0: there is none."""
+        """The id of the loop's thread, as from `threading.get_ident`; 0 if there is no loop."""
         return self.own._words[4]
 
     def run(self, seq: int, now: float) -> None:
-        """Note that the task of this message has the loop from now on; 0: none has it."""
+        """Note that the task of this message has the loop from now on; 0 if none has it."""
         if seq:
             self.own._times[1] = now
         self.own._words[0] = seq
 
     @property
     def running(self) -> int:
-        """The message whose task has the loop; 0: none."""
+        """The message whose task has the loop; 0 for none."""
         return self.own._words[0]
 
     @property
     def running_since(self) -> float:
-        """Since when; valid only if `running` is the same before and after reading this."""
+        """Since when it has the loop; valid only if `running` is the same before and after reading this."""
         return self.own._times[1]
 
     @property
@@ -211,7 +213,7 @@ class Seats:
 
     @property
     def stop(self) -> int:
-        """The number of the chunk of which the Consumer must begin nothing more; 0: none."""
+        """The number of the chunk of which the Consumer must begin nothing more; 0 for none."""
         return self.own.stop
 
     @stop.setter
@@ -219,7 +221,7 @@ class Seats:
         self.own.stop = chunk
 
     def working(self) -> dict[int, float]:
-        """Return the messages in hand, and when each began, as if it had not waited; 0: it waits."""
+        """Return the messages in hand, and when each began, adjusted for waits; 0 while it waits."""
         found = {}
         for slot in self.slots:
             seq = slot.seq
@@ -230,12 +232,12 @@ class Seats:
         return found
 
     def thread_of(self, seq: int) -> int:
-        """Return the thread that a message runs in, as `threading.get_ident` names it; 0: it is not known."""
+        """Return the id of the thread that a message runs in, as from `threading.get_ident`; 0 if it is not known."""
         return next((slot.thread for slot in self.slots if slot.seq == seq), 0)
 
 
 class Slot:
-    """One Consumer's bytes, or in a block those of one message; each word is written in one store."""
+    """The bytes of one Consumer, or in a block those of one message; each word is written in one store."""
 
     def __init__(self, view: memoryview) -> None:
         self._words = view.cast("Q")
@@ -243,42 +245,42 @@ class Slot:
         self._bytes = view
 
     def begin(self, seq: int, fingerprint: bytes, now: float) -> None:
-        """Note that the work on a message begins."""
+        """Note that work on a message begins."""
         self._bytes[24:56] = fingerprint
         self._times[1] = now
         self._words[0] = seq
 
     def end(self) -> None:
-        """Note that the work on it has ended."""
+        """Note that work on the message has ended."""
         self._words[0] = 0
 
     def wait(self) -> float:
-        """Note that the message in hand waits for something that is not its own; returns when it began."""
+        """Note that the message in hand waits for something that is not its fault; returns when it began."""
         began, self._times[1] = self._times[1], 0.0
         return began
 
     def go_on(self, began: float) -> None:
-        """Note that it goes on; `began`: as if it had not waited."""
+        """Note that the message goes on; `began` is adjusted for the wait."""
         self._times[1] = began
 
     @property
     def seq(self) -> int:
-        """The message in hand; 0: none."""
+        """The message in hand; 0 for none."""
         return self._words[0]
 
     @property
     def started(self) -> float:
-        """When it began, 0 while it waits; valid only if `seq` is the same before and after reading this."""
+        """When the message began, 0 while it waits; valid only if `seq` is the same before and after reading this."""
         return self._times[1]
 
     @property
     def fingerprint(self) -> bytes:
-        """Which message it is."""
+        """The fingerprint of the message."""
         return bytes(self._bytes[24:56])
 
     @property
     def kind(self) -> str:
-        """In which way its Consumer works on several messages at once: threads or tasks; "": it does not."""
+        """How its Consumer works on several messages at once: threads or tasks; "" if it does not."""
         return _KINDS[self._words[7]] if self._words[7] < len(_KINDS) else ""
 
     @kind.setter
@@ -287,7 +289,7 @@ class Slot:
 
     @property
     def thread(self) -> int:
-        """In a block: the thread that the message runs in; 0: none of its own."""
+        """In a block: the id of the thread that the message runs in; 0 if it has no thread of its own."""
         return self._words[2]
 
     @thread.setter
@@ -296,7 +298,7 @@ class Slot:
 
     @property
     def stop(self) -> int:
-        """In a Consumer's own: the number of the chunk of which it must begin nothing more; 0: none."""
+        """In a Consumer's own slot: the number of the chunk of which it must begin nothing more; 0 for none."""
         return self._words[2]
 
     @stop.setter

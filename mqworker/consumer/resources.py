@@ -1,8 +1,8 @@
-"""What a Consumer takes of its machine: CPUs, niceness, memory, and the threads of native libraries.
+"""The resources that a Consumer takes of its machine: CPUs, niceness, memory, and the threads of native libraries.
 
-Runs once in the Consumer, before user code is imported: numpy and its like read the number of their threads when they
-are. What user code starts inherits all of it. Raises OSError or ValueError where the machine refuses; the Consumer
-reports that as it does an error in `setup`. `thread_variables` is pure.
+Runs once in the Consumer, before user code is imported, because numpy and similar libraries read their number of
+threads at import. Processes that user code starts inherit everything. Raises OSError or ValueError if the machine
+refuses; the Consumer reports that like an error in `setup`. `thread_variables` is pure.
 """
 
 import os
@@ -13,18 +13,18 @@ from mqworker.config.model import SLOT, StageConfig
 from mqworker.config.processors import usable
 
 OPENMP = "OMP_NUM_THREADS"
-BY_OPENMP = (  # without its own variable, each of these libraries goes by OpenMP's
+BY_OPENMP = (  # without its own variable, each of these libraries uses OpenMP's
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
 OTHERS = ("NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
-NUMEXPR_MAX = 8  # it took no more by itself for long, and fails with more than its own limit of 64
+NUMEXPR_MAX = 8  # its default maximum for a long time; it fails above its own limit of 64
 
 
 def take(config: StageConfig, slot: int, consumers: int) -> None:
-    """Apply the resources that the stage gives to each of its Consumers, of which there are `consumers`."""
+    """Apply the resources that the stage gives to each of its Consumers; `consumers` is their number."""
     if config.cpus:
         try:
             os.sched_setaffinity(0, config.cpus)
@@ -41,10 +41,10 @@ def take(config: StageConfig, slot: int, consumers: int) -> None:
 
 
 def thread_variables(asked: int | None, share: int, seen: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables to set, none of which is in `environ`.
+    """Return the variables to set, except those that are in `environ` already.
 
-    `asked` is the configured number of threads (0: any). Without one it is the `share` of the CPUs that one Consumer
-    has, and nothing is set if libraries come to no more than that by the CPUs that they have `seen`.
+    `asked` is the configured number of threads (0: any). Without one, it is the Consumer's `share` of the CPUs; then
+    nothing is set if libraries would not use more threads anyway, given the number of CPUs that they have `seen`.
     """
     threads = max(1, share) if asked is None else asked
     if not threads or (asked is None and threads >= seen):

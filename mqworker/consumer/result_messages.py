@@ -1,7 +1,7 @@
-"""Results as messages: a body by the stage's codec or the handler's wish, and the properties that a result inherits.
+"""Turns results into messages: encodes the body as the stage or the handler says, and inherits properties.
 
-Runs in a Consumer's main thread; made by the worker. Raises `UnencodableError` and `OversizedError`, which fail the
-message: of several results none is published then.
+Runs in a Consumer, where the message is computed; made by the worker. Raises `UnencodableError` and `OversizedError`,
+which fail the message: then none of several results is published.
 """
 
 import struct
@@ -24,7 +24,7 @@ from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encod
 from mqworker.jobs.content_types import is_binary
 from mqworker.jobs.result import MOST_BYTES, Result, Several
 
-OVERHEAD = 512  # bytes that count for each of several results as long as its properties are not made
+OVERHEAD = 512  # bytes that count for each of several results until its properties are made
 _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
 _DURATION, _ATTEMPT = header_name(headers.DURATION), header_name(headers.ATTEMPT)
@@ -32,7 +32,7 @@ _DURATION, _ATTEMPT = header_name(headers.DURATION), header_name(headers.ATTEMPT
 
 Encoded = tuple[
     bytes, str, Result | None
-]  # body, content type, what the handler wishes; plain, as one is made for each
+]  # body, content type, what the handler wishes; a plain tuple, because one is made for each result
 
 
 class EncodedAll(list[Encoded]):
@@ -46,16 +46,18 @@ class ResultMessages:
         self._stage = stage
         self._config = config
         self._largest = broker.max_message_size
-        self._stamp: dict[str, bytes] = {}  # headers of every result; the first two are the same for a generation
-        self._same = b""  # the first two headers, encoded
+        self._stamp: dict[str, bytes] = {}  # headers of every result, if the stage stamps them (its option `stamp`)
+        self._same = b""  # the first two of them, encoded; they are fixed for a generation
 
     def begin_generation(self, generation: int) -> None:
-        """Stamp results with this generation from now on."""
+        """Stamp results with this generation from now on, if the stage stamps them."""
+        if self._config.stamp == "none":
+            return
         self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
         self._same = b"".join(header_name(name) + field for name, field in self._stamp.items())
 
     def encode_all(self, values: Several, alarm: AbstractContextManager[None]) -> EncodedAll:
-        """Encode several results, each as soon as it is computed; `alarm` holds back the soft time limit meanwhile."""
+        """Encode several results, each as soon as it is computed; `alarm` postpones the soft time limit during that."""
         size, found = 0, EncodedAll()
         with closing(values):
             for number, value in enumerate(values, 1):
@@ -66,7 +68,7 @@ class ResultMessages:
         return found
 
     async def encode_all_async(self, values: AsyncSeveral) -> EncodedAll:
-        """As `encode_all`, on a loop."""
+        """Like `encode_all`, on a loop."""
         size, number, found = 0, 0, EncodedAll()
         async with aclosing(values):
             async for value in values:
@@ -128,7 +130,7 @@ class ResultMessages:
         return tuple(messages)
 
     def nothing(self, item: Item, properties: Properties, attempt: int, duration: float) -> ResultMessage:
-        """Return what informs a caller that there is no result."""
+        """Return the reply that informs a caller that there is no result."""
         self._inherit(item, properties, attempt, duration)
         properties.headers[headers.OUTCOME] = "dropped"
         properties.content_type = None
@@ -148,13 +150,15 @@ class ResultMessages:
         if derived:
             properties.message_id, table[headers.DERIVED_ID] = derived, True
         stamp = self._stamp
+        if not stamp:
+            return
         stamp[headers.DURATION] = milliseconds = b"d" + _DOUBLE.pack(int(duration * 1e6 + 0.5) / 1000)
         stamp[headers.ATTEMPT] = number = _FIRST if attempt == 1 else encode_value(attempt)
         table.stamp(stamp, self._same + _DURATION + milliseconds + _ATTEMPT + number)
 
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
         body, properties.content_type, wishes = result
-        if self._config.codec == "pickle" and (wishes is None or wishes.content_type is None):  # only what we pickled
+        if self._config.codec == "pickle" and (wishes is None or wishes.content_type is None):  # only our own pickles
             properties.headers[headers.SIGNATURE] = signing.sign(body, self._config.pickle_keys[0])
         properties.content_encoding = BINARY if is_binary(properties.content_type) else None
         if wishes is None:
@@ -168,7 +172,7 @@ class ResultMessages:
 
 @contextmanager
 def _naming(number: int) -> Iterator[None]:
-    """Name the result that is at fault."""
+    """Add the number of the result that is at fault to errors."""
     try:
         yield
     except (UnencodableError, OversizedError) as error:
@@ -184,7 +188,7 @@ def _block(properties: Properties) -> bytes:
 
 
 def _wish(properties: Properties, wishes: Result) -> None:
-    """Set what the handler wishes; a header that is ours stays ours."""
+    """Set what the handler wishes; raises UnencodableError for a header that only mqworker may set."""
     table = properties.headers
     for name, value in wishes.headers.items():
         if name.startswith(headers.PREFIX):
@@ -194,7 +198,7 @@ def _wish(properties: Properties, wishes: Result) -> None:
             continue
         try:
             table[name] = value
-        except Exception as error:  # noqa: BLE001 - whatever the value is
+        except Exception as error:  # noqa: BLE001 - the value may be anything
             raise UnencodableError(f"the header {name!r} cannot be encoded: {error}") from None
     if wishes.priority is not None:
         properties.priority = wishes.priority

@@ -1,6 +1,6 @@
-"""A Consumer that works on several messages at once: its crew, in threads or in tasks, and its pump.
+"""A Consumer that works on several messages at once: its crew, which uses threads or tasks, and its pump.
 
-Runs in a Consumer's main thread; made by its process in the place of the chain of a serial one. `work` ends with the
+Runs in a Consumer's main thread; made by `life` in place of the chain of a serial Consumer. `work` ends with the
 sentinel.
 """
 
@@ -48,7 +48,7 @@ class Seated:
         self._crew.setup()
 
     def work(self) -> None:
-        """Work on what comes down the lane."""
+        """Work on the messages that come down the lane."""
         self._crew.work(self._pump)
 
     def teardown(self) -> None:
@@ -57,6 +57,6 @@ class Seated:
 
 
 def labels_of_current() -> dict[str, Any]:
-    """Return the labels of the message that this code runs for, if there is one."""
+    """Return the labels of the message for which the calling code runs, if there is one."""
     work = current.get()
     return {} if work is None else work.labels

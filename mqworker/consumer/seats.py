@@ -1,7 +1,7 @@
 """The seats of a Consumer that works on several messages at once: what is in hand, and what becomes of it.
 
-Pure; used by the pump. A seat is one of the positions for a message. It is free again when the outcome of its message
-is written, not when it is computed: so a Producer that stops reading limits what a Consumer holds.
+Pure; used by the pump. A seat is one of the positions for a message. It becomes free when the outcome of its message is
+written, not when it is computed: so if the Producer stops reading, the seats limit what a Consumer holds.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from mqworker.amqp.labels import labels
 from mqworker.config.model import StageConfig
 from mqworker.ipc.consumer_messages import Item
 
-SMALL = 1024  # bytes of a body that may stay in memory for as long as somebody remembers its message
+SMALL = 1024  # bytes of a body that may stay in memory as long as anything refers to its message
 
 
 class Setting(NamedTuple):
-    """The state under which a message is computed, as it is when that begins."""
+    """The settings with which a message is computed, as they are when it begins."""
 
     generation: int
     params: bytes  # JSON object
@@ -35,37 +35,37 @@ class SeatedMessage:
         self.item = item
         self.setting = setting
         self.lost = lost
-        self.reported = False  # whether it was reported where it was when its time was up
+        self.reported = False  # its stack was reported when its time was up
         self._queue = queue
         self._labels: dict[str, Any] | None = None
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Return what names it in the log."""
-        item = self.item  # first: without its body it has labels already, whichever thread asks
+        """Return the labels that identify it in the log."""
+        item = self.item  # read first: an item without its body has labels already, whichever thread asks
         if self._labels is None:
             self._labels = labels(item.properties, item.body, self._queue)
         return self._labels
 
     def drop_body(self) -> None:
-        """Let go of the body of a message that is done: the context of a pooled connection may keep its first one."""
+        """Drop the body of a finished message: the context of a pooled connection may keep its first message alive."""
         if len(self.item.body) > SMALL:
             self._labels = self.labels
             self.item = msgspec.structs.replace(self.item, body=b"")
 
 
 class Finished(NamedTuple):
-    """A message that is computed, and not yet written."""
+    """A message that is computed but not yet written."""
 
     work: SeatedMessage
     outcome: bytes  # encoded
-    large: list[bytes]  # bodies that are sent before it
+    large: list[bytes]  # bodies that are sent before the outcome
     out_of_memory: bool
 
 
 current: ContextVar[SeatedMessage | None] = ContextVar(
     "mqworker_message", default=None
-)  # the message that this code runs for
+)  # the message for which the present code runs
 
 
 class SeatTable:
@@ -74,7 +74,7 @@ class SeatTable:
     def __init__(self, count: int, config: StageConfig) -> None:
         self.in_hand: dict[int, SeatedMessage] = {}  # by seq
         self._config = config
-        self._free = list(range(count - 1, -1, -1))  # the next one is the last
+        self._free = list(range(count - 1, -1, -1))  # the last one is taken next
         self._done = 0
         self._leaving = ""
 
@@ -87,14 +87,14 @@ class SeatTable:
         return works
 
     def leave(self, work: SeatedMessage) -> None:
-        """Free the seat of a message that is given back, or whose outcome is written."""
+        """Free the seat of a message that is given back, or whose outcome has been written."""
         del self.in_hand[work.item.seq]
         self._free.append(work.seat)
 
     def written(self, finished: Finished, rss: int) -> str:
-        """Note that an outcome is written; returns why this Consumer should be replaced by a fresh one, if it should.
+        """Note that an outcome was written; returns why this Consumer should be replaced by a fresh one, "" if not.
 
-        It does not change its mind.
+        The first reason stays.
         """
         self.leave(finished.work)
         finished.work.drop_body()

@@ -1,8 +1,8 @@
-"""Who has the loop: a coroutine that notes, at each of its steps, that its message has the loop.
+"""Which message has the loop: wraps a coroutine, and notes at each step that its message has the loop.
 
 Runs on the loop of a Consumer, around the task of each message and around the tasks that its handler starts. What it
-writes into the in-hand register names the message that is to blame when the process dies in the middle of a step, or
-when the loop stands still. A step costs about a microsecond more by this.
+writes to the in-hand register identifies the message that is charged when the process dies in the middle of a step, or
+that holds the loop. This adds about a microsecond to each step.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from typing import Any
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import current
 
-LONG = 0.05  # seconds of a step above which it counts against its message alone
+LONG = 0.05  # seconds of a step above which it counts only against its message
 
 
 class Hold:
-    """The present step; `held` is called after a long one with its message and its seconds."""
+    """The present step; after a long one, `held` is called with its message and its seconds."""
 
     def __init__(self, seats: Seats, held: Callable[[int, float], None]) -> None:
         self.spent = 0.0  # seconds in steps so far
@@ -34,9 +34,9 @@ class Hold:
         return before
 
     def leave(self, before: tuple[int, float]) -> None:
-        """End it; one may begin in another, when a task starts eagerly."""
+        """End the step; steps may be nested, when a task starts eagerly."""
         if os.getpid() != self._pid:
-            os._exit(0)  # a copy that a handler forked has come back: it would run all other messages once more
+            os._exit(0)  # a copy that a handler forked has returned: it would run all other messages again
         seq, since = self._now
         took = time.monotonic() - since
         self._now = before
@@ -48,7 +48,7 @@ class Hold:
 
 
 class Steps(Coroutine[Any, Any, Any]):
-    """A coroutine around another one, whose attributes it has besides."""
+    """Wraps a coroutine, and passes on its attributes."""
 
     __slots__ = ("__weakref__", "_coroutine", "_hold", "_seq")
 
@@ -66,7 +66,7 @@ class Steps(Coroutine[Any, Any, Any]):
             self._hold.leave(before)
 
     def throw(self, *error: Any) -> Any:
-        """Run the next step, which begins with this error."""
+        """Run the next step by raising this error in the coroutine."""
         before = self._hold.enter(self._seq)
         try:
             return self._coroutine.throw(*error)
@@ -74,7 +74,7 @@ class Steps(Coroutine[Any, Any, Any]):
             self._hold.leave(before)
 
     def close(self) -> None:
-        """End it."""
+        """Close the coroutine."""
         self._coroutine.close()
 
     def __await__(self) -> Any:
@@ -85,7 +85,7 @@ class Steps(Coroutine[Any, Any, Any]):
 
 
 def task_factory(hold: Hold) -> Any:
-    """Return a task factory for the loop: what a handler starts runs in the name of its message."""
+    """Return a task factory for the loop: tasks that a handler starts count as steps of its message."""
 
     def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
         context = options.get("context")

@@ -1,7 +1,7 @@
-"""One seat of a Consumer whose loop works on several messages: the task of the message in it, and what that needs.
+"""One seat of a Consumer whose loop works on several messages: the task of the message in it, and what the task needs.
 
-Runs on the loop; a part of TaskSeats. Owns a Desk and, where the chain has anything that is not `async def`, a
-companion thread. Reports the outcome of its message, whatever becomes of the task.
+Runs on the loop; a part of TaskSeats. Owns a Desk and, if anything in the chain is not `async def`, a companion thread.
+Reports the outcome of its message, whatever happens to the task.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ class TaskSeat:
         self._limits = limits
         self._finished = finished
         self._work: SeatedMessage | None = None
-        self._missed = False  # a limit has passed, and nothing has been cancelled by it
+        self._missed = False  # a limit has passed, but nothing was cancelled because of it
         self._companion: Companion | None = None
         self._desk: Desk | None = None
 
     async def set_up(self) -> None:
-        """Make the desk, in the thread that it belongs to."""
+        """Make the desk in the thread that it belongs to."""
         if not self._maker.has_plain_work:
             self._desk = self._make()
             return
@@ -57,7 +57,7 @@ class TaskSeat:
         return Desk(self._maker, slot, AsyncWorker, self.call, self._limits.waits(self.number))
 
     async def tear_down(self) -> None:
-        """Tear it down there."""
+        """Tear the desk down in that thread."""
         try:
             if self._desk is not None:
                 await self.aside(self._desk.chain.teardown)
@@ -67,7 +67,7 @@ class TaskSeat:
 
     @property
     def name(self) -> str:
-        """How the log names it."""
+        """The name of the message in the log."""
         return str(self._work.labels["message_id"]) if self._work is not None else ""
 
     def begin(self, work: SeatedMessage, loop: asyncio.AbstractEventLoop) -> None:
@@ -102,9 +102,9 @@ class TaskSeat:
         if task.cancelled():  # by another message's handler, before it began
             error = RuntimeError("its task was cancelled by another one before it began")
             encoded, large = worker.encode(work.item, worker.refuse(work.item, error))
-        elif (failure := task.exception()) is not None:  # user code has damaged what is ours, perhaps for this message
+        elif (failure := task.exception()) is not None:  # user code has damaged our state, perhaps for this message
             traceback.print_exception(failure)
-            self._words.run(work.item.seq, time.monotonic())  # it is charged
+            self._words.run(work.item.seq, time.monotonic())  # so that it is charged
             os._exit(1)
         else:
             encoded, large = task.result()
@@ -119,7 +119,7 @@ class TaskSeat:
             self.task.cancel()
 
     def where(self) -> str:
-        """Return where in the code the message is that waits."""
+        """Return where in the code the waiting message is."""
         task = self.task
         if task is None:
             return ""
@@ -137,23 +137,23 @@ class TaskSeat:
         return SoftTimeLimit(f"the soft time limit of {work.setting.soft:g} s has passed")
 
     def raise_missed(self) -> None:
-        """Raise the limit that passed while a job ran in the companion: the next one would have none."""
+        """Raise the limit that passed while a job ran in the companion: the next job would have no limit."""
         if self._missed and (passed := self.passed()) is not None:
             self._missed = False
             raise passed
 
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a job in the companion; what it returns or raises counts, also when a limit has passed meanwhile."""
+        """Call a job in the companion; what it returns or raises counts, even if a limit has passed in the meantime."""
         return await self._ask(function, arguments, job=True)
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a shared object in the companion, for an `async def` that awaits it."""
+        """Call a shared object in the companion, for an `async def` job that awaits the call."""
         if current.get() is not self._work:  # the seat belongs to another message, or to none
             raise RuntimeError("the message of this task has ended, so its call of a shared object has no message")
         return await self._ask(function, arguments, job=False)
 
     async def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], *, job: bool) -> Any:
-        """Wait until it has returned, also when that is cancelled: nothing interrupts it, and the next one waits."""
+        """Wait until it returns, even if the wait is cancelled: nothing interrupts it, and the next call would wait."""
         if self._companion is None:
             return function(*arguments)
         asked = self._companion.ask(function, *arguments)
@@ -166,6 +166,6 @@ class TaskSeat:
         if cancelled is not None:
             self._missed = job and self.passed() is not None
             if not self._missed:
-                asked.exception()  # it was looked at
+                asked.exception()  # so that asyncio does not report it as unretrieved
                 raise cancelled
         return asked.result()

@@ -1,9 +1,9 @@
 """Several messages at once as tasks of one loop, for chains in which a job is `async def`.
 
-Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Desk, and beside each seat a
-companion thread where the chain has anything that is not `async def`. Receives messages from the pump, and reports each
-to it when it is finished. A task that exceeds a time limit is cancelled (loop_limits.py). One that does not end after
-that, or does not let go of the loop, is the Producer's affair, which kills the Consumer.
+Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Desk, and for each seat a
+companion thread if anything in the chain is not `async def`. Receives messages from the pump, and reports each to it
+when it is finished. A task that exceeds a time limit is cancelled (loop_limits.py). If it does not end after that, or
+does not release the loop, the Producer kills the Consumer.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from mqworker.consumer.seats import Finished, SeatedMessage
 from mqworker.consumer.steps import task_factory
 from mqworker.consumer.task_seat import TaskSeat
 
-THREADS = 32  # of `asyncio.to_thread`, at least; each is started when it is needed
-LEFT = 2.0  # seconds for tasks that handlers have left behind, when they are cancelled at the end
+THREADS = 32  # for `asyncio.to_thread`, at least; each is started when needed
+LEFT = 2.0  # seconds for tasks that handlers have left behind to end, when they are cancelled at the end
 
 
 class TaskSeats:
@@ -45,15 +45,15 @@ class TaskSeats:
         self._seats = [TaskSeat(number, maker, seats, self._limits, finished) for number in numbers]
         self._main = threading.get_ident()
         self._ending = False
-        self._beats = True  # the loop has written the last pulse that it was asked for
+        self._beats = True  # the loop has written the last requested pulse
 
     # --- its life, in the main thread
 
     def setup(self) -> None:
-        """Set up what is there once a process, on the loop, then every seat; raises the first failure."""
+        """Set up what exists once for the process, on the loop, then every seat; raises the first failure."""
         asyncio.set_event_loop(self._loop)
         self._loop.set_task_factory(task_factory(self._limits.hold))
-        # Python's has few threads: messages that call `asyncio.to_thread` would wait for each other.
+        # Python's default executor has few threads: messages that call `asyncio.to_thread` would wait for each other.
         threads = max(len(self._seats), THREADS)
         self._loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="asyncio"))
         self._loop.run_until_complete(self._set_up())
@@ -73,15 +73,15 @@ class TaskSeats:
         pumping = threading.Thread(target=pump.run, args=(self,), name="pump", daemon=True)
         pumping.start()
         while not self._ending:
-            # `loop.stop()`, or SystemExit and KeyboardInterrupt in a task, which is their message's failure
+            # user code may call `loop.stop()`; SystemExit and KeyboardInterrupt in a task are its message's failure
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self._loop.run_forever()
         pumping.join()
 
     def _show_on_signal(self) -> None:
-        """Let SIGUSR2 write all stacks at once, also while native code holds the interpreter; ours come after them."""
+        """Let SIGUSR2 write all stacks at once, even while native code holds the interpreter, then the messages'."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-        faulthandler.unregister(signal.SIGUSR2)  # to register what is registered would leave our handler the only one
+        faulthandler.unregister(signal.SIGUSR2)  # registering it twice would leave only our handler
         signal.signal(signal.SIGUSR2, self._show)
         faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
@@ -90,7 +90,7 @@ class TaskSeats:
         """Tear everything down, then cancel the tasks that are left.
 
         In this order, because a client that is to be closed gracefully has tasks of its own, some of which were started
-        in the name of a message: nothing tells them from those that a handler has left behind.
+        while a message ran: nothing distinguishes these from tasks that a handler has left behind.
         """
         loop = self._loop
         try:
@@ -111,7 +111,7 @@ class TaskSeats:
             await asyncio.wait(left, timeout=LEFT)
 
     async def _tear_down(self) -> None:
-        """Tear down the seats, then what is there once a process; raises the first failure."""
+        """Tear down the seats, then what exists once for the process; raises the first failure."""
         made = await asyncio.gather(*(seat.tear_down() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         await self._maker.common.teardown_async()
@@ -121,17 +121,17 @@ class TaskSeats:
     # --- called by the pump
 
     def begin(self, works: list[SeatedMessage]) -> None:
-        """Begin these messages, as soon as the loop comes to it."""
+        """Begin these messages as soon as the loop gets to it."""
         self._loop.call_soon_threadsafe(self._begin, works)
 
-    def beat(self, now: float) -> None:  # noqa: ARG002 - the time counts at which the loop comes to it
-        """Let the loop write the pulse, as soon as it comes to it."""
-        if self._beats:  # one that waits is enough, however long the loop is held
+    def beat(self, now: float) -> None:  # noqa: ARG002 - the loop writes the time at which it gets to it
+        """Let the loop write the pulse as soon as it gets to it."""
+        if self._beats:  # one waiting request is enough, however long the loop is held
             self._beats = False
             self._loop.call_soon_threadsafe(self._beat)
 
     def where(self, work: SeatedMessage) -> str:
-        """Return where in the code a message is: where the loop is, if it has the loop."""
+        """Return where in the code a message is: if it has the loop, where the loop is."""
         return self.where_loop() if self._words.running == work.item.seq else self._seats[work.seat].where()
 
     def where_loop(self) -> str:
@@ -165,9 +165,9 @@ class TaskSeats:
     # --- SIGUSR2
 
     def _show(self, _signal: int, _frame: object) -> None:
-        """Write where every message is, the oldest last: of much output the end is kept."""
+        """Write where every message is, the oldest last, because the end of long output is kept."""
         now = time.monotonic()
-        with contextlib.suppress(Exception):  # it would be raised in the step of whichever message has the loop
+        with contextlib.suppress(Exception):  # it would be raised in whichever message has the loop
             ages = ((now - self._words.slots[seat.number].started, seat) for seat in self._seats)
             for seconds, seat in sorted(ages, key=lambda each: each[0]):
                 if seat.task is not None and not seat.task.done():

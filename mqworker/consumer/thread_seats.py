@@ -1,7 +1,7 @@
-"""Several messages at once in threads, one for each seat; each works as a serial Consumer does, but for the soft limit.
+"""Several messages at once in threads, one for each seat; each works like a serial Consumer, except for the soft limit.
 
 Runs in a Consumer whose jobs are plain functions. Each thread owns a Desk, made and torn down in it. Receives messages
-from the pump, and reports each to it when it is finished. A thread cannot be interrupted; so the Producer kills the
+from the pump, and reports each to it when it is finished. A thread cannot be interrupted, so the Producer kills the
 Consumer of a message that exceeds the hard limit.
 """
 
@@ -32,7 +32,7 @@ class ThreadSeats:
         self.words = seats
 
     def setup(self) -> None:
-        """Set up what is there once a process, then every thread, all at once; raises the first failure."""
+        """Set up what exists once for the process, then all threads at the same time; raises the first failure."""
         common = self._maker.common
         common.setup(own=False)
         try:
@@ -58,7 +58,7 @@ class ThreadSeats:
             self._threads[work.seat].works.put(work)
 
     def beat(self, now: float) -> None:
-        """Write the pulse: the pump runs beside the threads, as they do."""
+        """Write the pulse at once: if the pump can run, so can the threads."""
         self.words.pulse = now
 
     def where(self, work: SeatedMessage) -> str:
@@ -67,11 +67,11 @@ class ThreadSeats:
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def where_loop(self) -> str:
-        """Return that there is no loop."""
+        """Return "": there is no loop."""
         return ""
 
     def end(self) -> None:
-        """Let every thread tear down what it has, and end."""
+        """Let every thread tear down what it has made, and end."""
         for thread in self._threads:
             thread.works.put(None)
         for thread in self._threads:
@@ -79,7 +79,7 @@ class ThreadSeats:
                 thread.join()
 
     def teardown(self) -> None:
-        """Tear down what is there once a process."""
+        """Tear down what exists once for the process."""
         self._maker.common.teardown()
 
     def make_desk(self, number: int) -> Desk:
@@ -102,7 +102,7 @@ class _SeatThread(threading.Thread):
         self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def is_set_up(self) -> BaseException | None:
-        """Wait until it is, and return what has failed."""
+        """Wait until the thread is set up, and return the failure, if any."""
         return self._ready.get()
 
     def run(self) -> None:
@@ -118,10 +118,10 @@ class _SeatThread(threading.Thread):
             except BaseException:  # noqa: BLE001 - user code has damaged what is ours, perhaps for this message
                 traceback.print_exc()
                 os._exit(1)
-            del work  # its body needs no memory while this waits
+            del work  # so that its body takes no memory during the wait
         try:
             desk.chain.teardown()
-        except BaseException:  # noqa: BLE001 - as a serial Consumer, whose teardown fails at its end
+        except BaseException:  # noqa: BLE001 - like a serial Consumer, whose teardown fails at its end
             traceback.print_exc()
 
     def _work(self, desk: Desk, work: SeatedMessage) -> None:

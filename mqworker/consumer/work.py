@@ -1,8 +1,8 @@
-"""One delivery in, one outcome out: decode, the job chain, encode, and every way in which that can fail.
+"""Turns one delivery into one outcome: decodes, runs the chain, encodes, and handles every kind of failure.
 
 Runs in a Consumer's main thread, where it owns SIGALRM for the soft time limit; or, in a Consumer that works on several
-messages at once, in the thread or the task of one of them, without an alarm. It never raises because of a message; but
-SystemExit and KeyboardInterrupt end a serial Consumer, as a signal does, and are charged as a crash.
+messages at once, in the thread or the task of one of them, without an alarm. It never raises because of a message,
+except that SystemExit and KeyboardInterrupt end a serial Consumer, as a signal does, and are charged as a crash.
 """
 
 import math
@@ -37,16 +37,16 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RunOwner(Protocol):
-    """What makes the calls of shared objects, and has to know which message is being computed."""
+    """Makes the calls of shared objects, and must know which message is being computed."""
 
     def ask_ahead(self, name: str, link: str, messages: Sequence[tuple[Item, Properties, Any]]) -> None:
-        """Call an object's `handle` for the decoded bodies of several messages, which are computed after that."""
+        """Call an object's `handle` for the decoded bodies of several messages, which are computed afterwards."""
 
     def begin(self, item: Item, properties: Properties) -> None:
-        """Note that a message is computed from now on."""
+        """Note that this message is computed from now on."""
 
     def end(self) -> None:
-        """Note that none is."""
+        """Note that no message is being computed."""
 
 
 class Worker:
@@ -63,20 +63,20 @@ class Worker:
         *,
         contained: bool = False,
     ) -> None:
-        """`shared` makes the calls of shared objects. `contained`: whatever user code raises fails its message only."""
+        """`shared` makes the calls of shared objects. `contained`: whatever user code raises fails only its message."""
         self.soft_limit = 0.0
-        self.hard_limit = 0.0  # it only carries the deadline
+        self.hard_limit = 0.0  # only used for the handler's deadline
         self.generation = 0
         self.out_of_memory = False
-        self.failed = False  # the last message
+        self.failed = False  # whether the last message failed
         self._chain = chain
         self._config = config
-        self._form = "bytes" if chain.takes_bytes else config.decode  # how every body is decoded; None: by its type
+        self._form = "bytes" if chain.takes_bytes else config.decode  # codec of every body; None: by its type
         self._keys = config.pickle_keys
         self._messages = ResultMessages(stage, config, broker)
         self._alarm = alarm or Alarm()
         self._shared = shared
-        self._bodies: dict[int, Any] = {}  # seq -> what was decoded ahead
+        self._bodies: dict[int, Any] = {}  # seq -> body that was decoded ahead
         self._pid = os.getpid()
         self._contained = contained
 
@@ -87,11 +87,11 @@ class Worker:
 
     @property
     def asks_ahead(self) -> bool:
-        """Return whether `ask_ahead` is of use."""
+        """Return whether `ask_ahead` would do anything."""
         return self._shared is not None and self._chain.first_link is not None
 
     def ask_ahead(self, items: Sequence[Item]) -> None:
-        """Where the chain begins with a shared link, call it for all messages of a chunk at once; never raises."""
+        """If the chain begins with a shared link, call it for all messages of a chunk at once; never raises."""
         self._bodies.clear()
         if self._shared is None or self._chain.first_link is None:
             return
@@ -99,22 +99,22 @@ class Worker:
         size = 0
         for item in items if len(items) > 1 else ():
             size += len(item.body)
-            if size > AHEAD:  # while they are decoded, the first message is in hand, and would pay for what happens
+            if size > AHEAD:  # during this the first message is in hand, and would be charged for what happens
                 break
             try:
                 properties = Properties.decode(item.properties)
                 if properties.content_encoding or "compression" in properties.headers:
-                    continue  # it may be large
+                    continue  # it may be large when decompressed
                 if self._keys and headers.SIGNATURE in properties.headers:
-                    continue  # a pickle runs code, and does so at its turn
+                    continue  # a pickle runs code, which must happen in its turn
                 self._bodies[item.seq] = body = self._decode(item, properties)
-            except Exception:  # noqa: BLE001, S112 - it fails at its turn
+            except Exception:  # noqa: BLE001, S112 - it will fail in its turn
                 continue
             asked.append((item, properties, body))
         self._shared.ask_ahead(*self._chain.first_link, asked)
 
     def compute(self, item: Item) -> Outcome:
-        """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
+        """Compute one delivery, from the bytes of the input to the bytes of the result, and return its outcome."""
         began = time.monotonic()
         self.failed = False
         try:
@@ -126,28 +126,28 @@ class Worker:
             if not self._contained:
                 raise
             failure = self._failure(error)
-        except BaseException as error:  # noqa: BLE001 - a user's code may raise anything, as a panic of Rust code
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, also a panic of Rust code
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
     def compute_encoded(self, item: Item, lost: MemoryError | OSError | None = None) -> tuple[bytes, list[bytes]]:
-        """Compute it, and return the outcome as it is sent up, and the large bodies that are sent before it.
+        """Compute a delivery; return the encoded outcome, and the large bodies that are sent before it.
 
-        Nothing after this may fail because of the message: its death would be charged to nobody. `lost` says why its
-        body is not there. If user code has damaged what is ours, perhaps for this message, that is raised: the Consumer
-        ends, and the message, which is in hand, is charged.
+        Nothing after this may fail because of the message, because the death would be charged to no message. `lost`
+        says why its body is not there. If user code has damaged our descriptors, perhaps in this message, that error is
+        raised: the Consumer ends, and the message, which is in hand, is charged.
         """
         if isinstance(lost, OSError):
             raise lost
         return self.encode(item, self.compute(item) if lost is None else self.refuse(item, lost))
 
     def encode(self, item: Item, outcome: Outcome) -> tuple[bytes, list[bytes]]:
-        """Return an outcome as it is sent up, and the large bodies that are sent before it; see above."""
+        """Return an encoded outcome, and the large bodies that are sent before it; see `compute_encoded`."""
         outcome, large = take_out(outcome)
         try:
             encoded = _encode(outcome)
             error: Exception | None = None
-        except Exception as raised:  # noqa: BLE001 - no memory, or a text that is none
+        except Exception as raised:  # noqa: BLE001 - no memory, or a text that is not valid Unicode
             error = raised
         else:
             if (size := len(encoded) + sum(map(len, large))) > LARGEST:
@@ -178,7 +178,7 @@ class Worker:
         )
 
     def _open(self, item: Item, properties: Properties) -> tuple[Any, Message | None]:
-        """Return the body as jobs get it, and the message if any of them takes it."""
+        """Return the body as jobs get it, and the message if any job takes it."""
         body = self._bodies.pop(item.seq) if item.seq in self._bodies else self._decode(item, properties)
         message = None
         if self._chain.takes_message:
@@ -193,7 +193,7 @@ class Worker:
         return body, message
 
     def _deadline(self, began: float) -> float | None:
-        """Return when the limit passes that a handler should heed, on the clock of `time.monotonic()`."""
+        """Return when the limit that a handler should heed passes, on the clock of `time.monotonic()`."""
         limit = self.soft_limit or self.hard_limit
         return began + limit if limit else None
 
@@ -211,7 +211,7 @@ class Worker:
             if self._shared is not None:
                 self._shared.end()
             if os.getpid() != self._pid:
-                os._exit(0)  # a copy that the handler forked has returned: the lane does not belong to it
+                os._exit(0)  # a copy that the handler forked has returned, which does not own the lane
 
     def _outcome(self, item: Item, properties: Properties, value: Any, duration: float) -> Outcome:
         reply_to, made = _caller(properties.reply_to) if properties.reply_to else "", self._messages
@@ -231,7 +231,7 @@ class Worker:
         self.failed = True
         failure = self._failure_of(error, describe(error))
         if not failure.traceback:
-            return failure  # it is the body or the result that is at fault
+            return failure  # the body or the result is at fault
         return replace(failure, place=place_of(error.__traceback__, interrupted=failure.reason == "timeout"))
 
     def _failure_of(self, error: BaseException, text: Described) -> Failure:  # noqa: PLR0911 - one line per kind
@@ -263,9 +263,9 @@ def _caller(name: str) -> str:
 
 
 def _seconds(retry: Retry) -> float | None:
-    """Return the delay that a Retry asks for; None if it is not a number, because that cannot be sent up."""
+    """Return the delay that a Retry asks for; None if it is not a number, which could not be sent up."""
     try:
-        seconds = float(retry.after)  # type: ignore[arg-type]  # whatever the handler put there
+        seconds = float(retry.after)  # type: ignore[arg-type]  # the handler may have put anything there
     except Exception:  # noqa: BLE001 - as above, and its __float__ may raise anything
         return None
     return None if math.isnan(seconds) else seconds

@@ -6,8 +6,7 @@ Their places are apart, so that neither a page with many tabs nor a broker that 
 pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
 
 Calls that send without waiting for a result have a few threads of their own (serving.py), and queue for them in front
-of the app. Of those that send many lines only two are with the broker at a time: a dozen share it so that none of them
-is confirmed within its deadline. Counted here is whether the broker answers at all: only if not are sends refused.
+of the app; send_places.py says which of them may begin, and which are refused.
 """
 
 import logging
@@ -16,8 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mqworker.control.errors import ControlError
 from mqworker.http.problems import Problem, retry_later
+from mqworker.http.send_places import LINES_SENDS, SOON, SendPlaces
 from mqworker.ipc import logs
 
 PLACES = "mqworker.places"  # in the environ
@@ -25,10 +24,6 @@ KINDS = ("feed", "logs", "events")  # of streams
 CALLS = 8  # calls that may wait at the same time, on each listener
 SLOW = 6  # calls at the same time that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
-TCP_SENDS, UNIX_SENDS = 8, 4  # requests at the same time that send one message
-LINES_SENDS = 2  # those that send many, on each listener; they share the broker, so with more each takes longer
-UNANSWERED = ("deadline", "unavailable")  # kinds of errors of a send to which the broker has said nothing
-SOON = 2  # seconds after which a caller may try again
 QUIET = 60.0  # seconds between two log lines about refusals
 
 log = logging.getLogger("mqworker.http")
@@ -38,11 +33,9 @@ class Places:
     """See the module head."""
 
     def __init__(self, calls: int, streams: int, sends: int) -> None:
-        self.calls, self.streams, self.sends = calls, streams, sends
+        self.calls, self.streams = calls, streams
+        self.sends, self.lines = SendPlaces(sends), SendPlaces(LINES_SENDS)  # of one message, of many
         self._lock = threading.Lock()
-        self._sending = 0  # sends under way
-        self._answered = 0  # sends to which the broker has said anything
-        self._silent = False  # one was not answered, and neither was any other meanwhile
         self._waiting = self._slow = 0
         self.running = dict.fromkeys(KINDS, 0)  # streams, by their kind
         self.refused = 0  # streams
@@ -83,28 +76,6 @@ class Places:
         finally:
             with self._lock:
                 self._slow -= 1
-
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Send inside; raises a 503 Problem while the broker confirms nothing: then only one tries it at a time.
-
-        However long a send takes, the broker is not silent while others are answered.
-        """
-        with self._lock:
-            if self._silent and self._sending:
-                raise retry_later("the broker confirms nothing, and another request is trying it", SOON)
-            self._sending += 1
-            before, unanswered = self._answered, False
-        try:
-            yield
-        except ControlError as error:
-            unanswered = error.kind in UNANSWERED
-            raise
-        finally:
-            with self._lock:
-                self._sending -= 1
-                self._answered += not unanswered
-                self._silent = unanswered and (self._silent or self._answered == before)
 
     def take_stream(self, kind: str) -> None:
         """Take a place for a stream, which `give_stream` returns; raises a 503 Problem."""

@@ -24,8 +24,9 @@ from mqworker.control.views import Snapshot, StageView
 from mqworker.http import paths
 from mqworker.http.feed_state import FeedState
 from mqworker.http.logins import Logins
-from mqworker.http.places import CALLS, PLACES, TCP_SENDS, TCP_STREAMS, UNIX_SENDS, UNIX_STREAMS, Places
+from mqworker.http.places import CALLS, PLACES, TCP_STREAMS, UNIX_STREAMS, Places
 from mqworker.http.problems import Problem, retry_later
+from mqworker.http.send_places import TCP_SENDS, UNIX_SENDS
 from mqworker.http.totals import Totals
 
 API = paths.API

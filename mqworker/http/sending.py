@@ -23,6 +23,7 @@ from mqworker.config.model import StageConfig
 from mqworker.control.errors import ControlError
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, number, requested_wait
+from mqworker.http.send_places import patience_for
 from mqworker.ipc.json_safe import text, tree
 
 SEND_DEADLINE = 10.0  # seconds for the broker to confirm
@@ -36,14 +37,15 @@ def send(api: Api, stage: str) -> Any:
     api.stage(stage)
     config = api.control.loaded.config.stages[stage]
     if "each" in request.args:
-        return _send_lines(api, config)
+        return _send_lines(api, stage, config)
     data, wait = request.get_data(), requested_wait()
     if len(data) > config.max_body:
         raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage allows {config.max_body}")
     properties = _properties()
     message_id = properties.message_id
     arguments = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
-    with api.waiting() if "wait" in request.args else api.places.sending():  # as serving.py tells them apart
+    sending = api.places.sends.sending(stage, patience_for(len(data)))
+    with api.waiting() if "wait" in request.args else sending:  # as serving.py tells them apart
         if not wait:
             api.control.ask_admin("send", arguments, SEND_DEADLINE)
             return {"message_id": message_id}, 202
@@ -59,12 +61,13 @@ def send(api: Api, stage: str) -> Any:
     return _answer(replies) | {"message_id": message_id, "waited_ms": round(took * 1000, 3)}
 
 
-def _send_lines(api: Api, config: StageConfig) -> Any:
+def _send_lines(api: Api, stage: str, config: StageConfig) -> Any:
     """Send each line, up to the first that is too large; say how many are confirmed, and which were refused."""
     if request.args["each"] != "line" or "wait" in request.args:
         reason = "must be line, without wait"
         raise Problem(422, f"each {reason}", fields=[("each", reason)])
-    lines = request.get_data().split(b"\n")
+    body = request.get_data()
+    lines = body.split(b"\n")
     if len(lines) > LINES + 1:  # after the last end of a line there is an empty one
         raise Problem(422, f"the body has more than {LINES:,} lines; send them in several requests")
     properties, first = _properties(), int(number("first", 1, 1, 1e15))
@@ -84,7 +87,7 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
     arguments = {"queue": config.input.queue, "messages": messages}
     reasons = []
     if messages:
-        with api.places.sending():
+        with api.places.lines.sending(stage, patience_for(len(body), len(messages))):
             reasons = api.control.ask_admin("send_many", arguments, SEND_DEADLINE)
     refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, reasons, strict=True) if reason]
     return {"message_id": run, "confirmed": reasons.count(""), "refused": refused}

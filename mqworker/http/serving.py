@@ -1,11 +1,11 @@
 """One waitress server on a listening socket, with what waitress lacks.
 
 Runs in one thread (all input and output of the listener) and in waitress's task threads (the app). Added here: health
-has a separate task thread, so that it never waits behind other requests; what sends has a few of its own and queues for
-them, so that nothing else waits behind a broker that does not confirm; the size limit of a body depends on its path and
-is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not read,
-ends its connection; idle connections are closed sooner when there are too many; a client whose body is refused can read
-why; stopping takes bounded time.
+has a separate task thread, so that it never waits behind other requests; what sends has a few of its own, started when
+they are needed, and queues for them, so that nothing else waits behind a broker that does not confirm; the size limit
+of a body depends on its path and is enforced while it is received; a request that does not arrive completely within
+30 s, or an answer that is not read, ends its connection; idle connections are closed sooner when there are too many; a
+client whose body is refused can read why; stopping takes bounded time.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from mqworker.http.access import HEADERS, Wsgi
-from mqworker.http.places import LINES_SENDS, Places
+from mqworker.http.places import Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 
@@ -122,13 +122,29 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # as above
         return now - self.seen[1] > limit
 
 
+class _Lane(ThreadedTaskDispatcher):  # type: ignore[misc]  # as above
+    """Task threads that are started when they are needed, up to `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._starting = threading.Lock()
+
+    def add_task(self, task: Any) -> None:
+        with self._starting:
+            threads = len(self.threads)
+            if len(self.queue) >= threads - self.active_count and threads < self._most:
+                self.set_thread_count(threads + 1)
+        super().add_task(task)
+
+
 class _Rules:
     """What both kinds of server add to waitress's."""
 
     channel_class = _Channel
     health: ThreadedTaskDispatcher
-    sends: ThreadedTaskDispatcher
-    lines: ThreadedTaskDispatcher
+    sends: _Lane
+    lines: _Lane
 
     def add_task(self: Any, channel: Any) -> None:
         """Queue a request for a task thread; called by the input thread and by task threads."""
@@ -175,7 +191,8 @@ class Listener:
         self._map: dict[int, Any] = {}
         adjustments = _adjustments(max_body)
         kind = _UnixServer if listening.family == socket.AF_UNIX else _TcpServer
-        dispatcher, health, sends, lines = (ThreadedTaskDispatcher() for _ in range(4))
+        dispatcher, health = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
+        sends, lines = _Lane(places.sends.threads), _Lane(places.lines.threads)
         self._dispatchers = (dispatcher, health, sends, lines)
         self._server = kind(
             app,
@@ -189,8 +206,6 @@ class Listener:
         self._server.health, self._server.sends, self._server.lines = health, sends, lines
         dispatcher.set_thread_count(places.threads + spare)
         health.set_thread_count(1)
-        sends.set_thread_count(places.sends)
-        lines.set_thread_count(LINES_SENDS)
         self._over = threading.Event()
         self._end = 0.0  # when stop gives up
         self._thread = threading.Thread(target=self._run, name=f"http-{listening.family.name}", daemon=True)

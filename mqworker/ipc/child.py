@@ -143,6 +143,11 @@ class Child:
         """Whether it has sent something that was not read yet."""
         return self.alive and self._pipes[1].poll()
 
+    def notice_death(self) -> None:
+        """Report its death now if it is dead already, instead of when the loop comes to it."""
+        if self.alive:
+            self._on_exit()
+
     def catch_up_output(self, *, read: bool) -> None:
         """Log the lines of the messages that have ended, if `read` also those unread; called while records arrive."""
         self._lines.catch_up(read=read)

@@ -6,12 +6,17 @@ left to handle in this turn, `end` does that at once. Otherwise, and for whoever
 in the next turn, as with `call_soon`: so a busy loop handles much at once, and on an idle one nothing waits for another
 turn, which would only ask the kernel whether more has come.
 
+What is done may ask for more: confirms lead to acks and a turn of the stage, and both to a write. Nothing keeps such a
+chain from being longer, or endless, so after STEPS of it the loop gets its turn, and hears others.
+
 What raises is reported as asyncio does it, and costs nobody else anything.
 """
 
 import asyncio
 import weakref
 from collections.abc import Callable, Sized
+
+STEPS = 8  # of a chain in one turn of the loop; the longest one that is known has three
 
 _ends: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, TurnEnd]" = weakref.WeakKeyDictionary()
 
@@ -65,10 +70,12 @@ class TurnEnd:
         self._do()
 
     def _do(self) -> None:
-        """Do all that is due, and what that asks for: in this turn if nothing else is left of it."""
+        """Do all that is due, and what that asks for: in this turn if nothing else is left of it, up to a bound."""
         self._inside += 1
+        steps = 0
         try:
-            while self._due:
+            while self._due and steps < STEPS:
+                steps += 1
                 due, self._due = self._due, []
                 for callback in due:
                     self._call(callback)

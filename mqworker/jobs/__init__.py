@@ -1,1 +1,1 @@
-"""From a message's body to a result by the user's code, in one process (Consumer, code check, or a user's test)."""
+"""Turns a message's body into a result with the user's code, in one process (Consumer, code check, user's test)."""

@@ -1,7 +1,7 @@
-"""Runs a chain in which some jobs are `async def`: those on the loop, the others in a thread beside it.
+"""Runs a chain in which some jobs are `async def`: these run on the loop, the others in a thread beside it.
 
 Lives in a Consumer (or a user's test), on its loop. `aside` calls a plain function in the thread that belongs to the
-message. Whatever the user's code raises passes through, also CancelledError.
+message. Whatever the user's code raises is raised to the caller, also CancelledError.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -18,12 +18,12 @@ _END = object()
 
 
 class AsyncSeveral:
-    """The results of a chain in which a job has yielded: each is computed when it is asked for, until `aclose`."""
+    """The results of a chain in which a job has yielded: each is computed on demand, until `aclose`."""
 
     __slots__ = ("_values", "_wishes")
 
     def __init__(self, values: AsyncGenerator[Any, None], wishes: Result | None) -> None:
-        """`wishes`: of a job before the one that yielded."""
+        """`wishes`: the Result of a job before the one that yielded."""
         self._values = values
         self._wishes = wishes
 
@@ -37,7 +37,7 @@ class AsyncSeveral:
 
 
 class AsyncRun:
-    """One message on its way through the chain, with the calls that the chain had when it began."""
+    """The run of one message through the chain, with the calls that the chain had when the run began."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class AsyncRun:
         aside: Aside,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check` is called before each further job and value, and raises if there must be none."""
+        """`check` is called before each further job and value, and raises if the run must end."""
         self._calls: Calls = chain.calls
         self._jobs: Sequence[Job] = chain.jobs
         self._message = message
@@ -84,7 +84,7 @@ class AsyncRun:
         return made
 
     async def _rest(self, value: Any, place: int) -> AsyncGenerator[Any, None]:
-        """Yield every value that the jobs from `place` on make of this one."""
+        """Yield every value that the jobs from `place` on make from this one."""
         if isinstance(value, GeneratorType | AsyncGeneratorType):
             values = value if isinstance(value, AsyncGeneratorType) else self._stepwise(value)
             async with aclosing(values):
@@ -108,7 +108,7 @@ class AsyncRun:
                     yield made
 
     async def _stepwise(self, values: Any) -> AsyncGenerator[Any, None]:
-        """Yield what a plain generator yields, each in the thread beside the loop."""
+        """Yield what a plain generator yields; each value is made in the thread beside the loop."""
         try:
             while (value := await self._aside(next, values, _END)) is not _END:
                 yield value

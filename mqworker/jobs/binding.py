@@ -1,7 +1,7 @@
 """Which arguments a job takes, read once from its signature when it is loaded.
 
 Pure, except that it inspects the user's objects. The first positional argument is the decoded body; further ones are
-passed by name, if the job takes them. Raises `BindingError`: cause and fix, to which `loading` adds the place.
+passed by name, if the job takes them. Raises `BindingError` with cause and fix, to which `loading` adds the place.
 """
 
 import inspect
@@ -15,10 +15,10 @@ from mqworker.config.model import HANDLE_NAMES
 
 DEADLINE: Final = "deadline"
 SETUP_NAMES: Final = ("params", "log")
-_FIXED: Final = {"tick": (1, "def tick(self, now)"), "describe": (0, "def describe(self)")}  # how many arguments
+_FIXED: Final = {"tick": (1, "def tick(self, now)"), "describe": (0, "def describe(self)")}  # number of arguments, fix
 SHARED_NAMES: Final = ("params", "log", "now")  # what a method of a shared class may ask for
-SOURCE_NAMES: Final = ("position", "params", "log")  # what a source may ask for ...
-TICK_NAMES: Final = (*SOURCE_NAMES, "due")  # ... and one that is called at ticks
+SOURCE_NAMES: Final = ("position", "params", "log")  # what a generator may ask for ...
+TICK_NAMES: Final = (*SOURCE_NAMES, "due")  # ... and a function that is called at ticks
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -49,7 +49,7 @@ def bind_class(kind: type, shared: Iterable[str] = ()) -> tuple[frozenset[str], 
         fix = "give its arguments defaults, and move what needs parameters to def setup(self, params)"
         raise BindingError(f"the class {kind.__name__} cannot be instantiated without arguments", fix) from None
     except ValueError:
-        pass  # implemented in C: nothing is known about its arguments
+        pass  # implemented in C: its arguments are unknown
     names = (*HANDLE_NAMES, *shared)
     arguments = _bind(_method(kind, "handle"), what="its handle", takes_body=True, names=names)
     for name in ("setup", "teardown"):
@@ -65,13 +65,13 @@ def bind_class(kind: type, shared: Iterable[str] = ()) -> tuple[frozenset[str], 
 
 
 def defaults_deadline(target: Callable[..., Any]) -> bool:
-    """Return whether a function, or the `handle` of a class, has a default for `deadline`: without limits it holds."""
+    """Return whether a function, or a class's `handle`, has a default for `deadline`, which is used without a limit."""
     parameters = _method(target, "handle") if inspect.isclass(target) else _parameters(target)
     return any(each.name == DEADLINE and each.default is not Parameter.empty for each in parameters or ())
 
 
 def bind_shared(kind: type) -> dict[str, frozenset[str]]:
-    """Return what each method of a shared class takes by name, of SHARED_NAMES; its private ones are left out."""
+    """Return which of SHARED_NAMES each method of a shared class takes by name; private methods are left out."""
     found = {}
     for name in dir(kind):
         method = getattr(kind, name)
@@ -111,19 +111,19 @@ def bind_source(function: Callable[..., Any], *, scheduled: bool) -> frozenset[s
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Return whether calling it makes a coroutine, or an async generator."""
+    """Return whether calling the function returns a coroutine or an async generator."""
     called = getattr(function, "__call__", function)  # noqa: B004 - an instance's own __call__ may be the coroutine
     return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called))
 
 
 def is_for_each_thread(kind: type) -> bool:
-    """Return whether a job class asks for an instance for each thread, by `scope = "thread"`."""
+    """Return whether a job class asks for one instance per thread, by `scope = "thread"`."""
     scope = getattr(kind, "scope", None)
     if not isinstance(scope, str) or not get_close_matches(scope, ("thread",)):
-        return False  # the class may have an attribute of this name of its own
+        return False  # the class may use an attribute of this name for itself
     if scope != "thread":
         raise BindingError(f"its scope is {scope!r}", 'write scope = "thread"')
-    if is_async(kind.handle):  # type: ignore[attr-defined]  # a job class: bind_class has looked
+    if is_async(kind.handle):  # type: ignore[attr-defined]  # a job class: bind_class has checked
         what = "its scope is a thread, but its handle is an async function, which runs in the only thread of the loop"
         raise BindingError(what, "leave the scope out: there is one instance for the loop")
     return True
@@ -162,7 +162,7 @@ def _bind(parameters: list[Parameter] | None, *, what: str, takes_body: bool, na
     arguments = set()
     for parameter in parameters:
         if parameter.name == DEADLINE and _is_finite(parameter.default):
-            continue  # an argument of the user's own, as seconds: no moment on a clock that counts from the boot
+            continue  # an argument of the user's own, in seconds: not a time on the monotonic clock
         if parameter.kind in _BY_NAME and parameter.name in names:
             arguments.add(parameter.name)
         elif parameter.default is Parameter.empty and parameter.kind not in _VARIADIC:

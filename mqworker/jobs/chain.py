@@ -1,12 +1,13 @@
-"""The jobs of a stage, ready to run: what turns a decoded body into a result.
+"""The jobs of a stage, ready to run: turns a decoded body into a result.
 
 Lives in one Consumer (or code check, or user's test); only one thread uses it at a time. Owns the instances of the
-user's job classes. Receives `setup`, then one `run` for each message, with `apply_params` between messages, then
-`teardown`. A Consumer that works on several messages at once has one chain for the process, which owns what they share,
-and a `local` one for each message at a time; jobs that are `async def` are run by `async_chain`. Whatever the user's
-code raises passes through; `ParamsError` is raised before anything is changed.
+user's job classes. `setup` is called first, then `run` for each message and `apply_params` between messages, then
+`teardown`. A Consumer that works on several messages at once has one chain for the process, which owns what the
+messages share, and a `local` chain for each message that it can work on at the same time; jobs that are `async def` are
+run by `async_chain`. Whatever the user's code raises is raised to the caller; `ParamsError` is raised before anything
+is changed.
 
-Longer than most modules, because what is set up once a process and what once for each message are the same instances.
+Longer than most modules, because the chain of the process and those of its messages share their instances.
 """
 
 import functools
@@ -25,26 +26,26 @@ from mqworker.jobs.result import Result, Several
 
 
 class SharedCaller(Protocol):
-    """What makes the calls of objects that all Consumers share."""
+    """Makes the calls of objects that all Consumers share."""
 
     def link(self, name: str, link: str, value: Any) -> Any:
         """Call `handle` of an object, as a link of the chain."""
 
     def proxy(self, name: str) -> Any:
-        """Return what a handler gets by an argument of the object's name."""
+        """Return what a handler receives in an argument with the object's name."""
 
     def use_params(self, params: Mapping[str, Any]) -> None:
-        """Pass these parameters with the calls from now on."""
+        """Pass these parameters with all further calls."""
 
 
 class ProgramRunner(Protocol):
-    """What runs the programs of a chain."""
+    """Runs the programs of a chain."""
 
     def setup(self) -> None:
-        """Get ready for that."""
+        """Prepare for running programs."""
 
     def teardown(self) -> None:
-        """End what that needed."""
+        """Release what `setup` has prepared."""
 
     def make(self, job: Job) -> Callable[..., Any]:
         """Return the function that runs the program of a job."""
@@ -52,7 +53,7 @@ class ProgramRunner(Protocol):
 
 Aside = Callable[..., Awaitable[Any]]  # calls a plain function with arguments, in a thread beside the loop
 Passing = Callable[[Callable[..., Any], Any, Message | None, float | None], Any]
-Calls = tuple[tuple[Callable[..., Any], Passing | None], ...]  # what to call, and how, if not with the body alone
+Calls = tuple[tuple[Callable[..., Any], Passing | None], ...]  # what to call, and how, unless with the body alone
 
 _SPECIAL = frozenset((GeneratorType, Result, CoroutineType, AsyncGeneratorType))
 _PER_MESSAGE = frozenset(("message", "deadline"))
@@ -61,15 +62,15 @@ _PER_MESSAGE = frozenset(("message", "deadline"))
 def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return each job's own parameters by its spec; raises `ParamsError`.
 
-    Jobs that have no `Params` and never take parameters do not count: only what a job reads can be wrong. What the
-    shared objects read that the jobs call is checked with it.
+    Jobs that have no `Params` and never take parameters do not count: only what a job reads can be wrong. The
+    parameters that are read by the shared objects of these jobs are checked too.
     """
     readers = _readers(jobs)
     return dict(zip(readers, validate(params, params_types(jobs)), strict=False))
 
 
 def params_types(jobs: Sequence[Job]) -> list[type | None]:
-    """Return the types that the parameters have to be; None stands for a job that takes any mapping."""
+    """Return the types that the parameters must match; None stands for a job that takes any mapping."""
     return [*_readers(jobs).values(), *(kind for job in jobs for kind in job.shared_params)]
 
 
@@ -78,7 +79,7 @@ def _readers(jobs: Sequence[Job]) -> dict[str, type | None]:
 
 
 def kind_of(jobs: Sequence[Job], concurrency: int) -> str:
-    """Return how a Consumer works on the messages for these jobs: serial, in threads, or in tasks of a loop."""
+    """Return how a Consumer works on messages with these jobs: serially, in threads, or in tasks of a loop."""
     if any(job.is_async for job in jobs):
         return "tasks"
     return "threads" if concurrency > 1 else "serial"
@@ -96,16 +97,16 @@ class Chain:
         shared: SharedCaller | None = None,
         programs: ProgramRunner | None = None,
     ) -> None:
-        """`log` is what jobs get as `log`; without it, a logger named after the stage.
+        """`log` is passed to jobs as `log`; without it, they get a logger named after the stage.
 
         `shared` makes the calls of shared objects, `programs` runs programs.
         """
         self.jobs = tuple(jobs)
         self._params = check_params(jobs, params)
         self._log = log or logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
-        self._functions: list[Callable[..., Any]] = []  # per job: the function, or the bound `handle`
-        self._instances: list[Any] = []  # of the job classes that were set up
-        self._process: Chain | None = None  # the chain that owns what is made once a process
+        self._functions: list[Callable[..., Any]] = []  # for each job: the function, or the bound `handle`
+        self._instances: list[Any] = []  # the instances that were set up
+        self._process: Chain | None = None  # the chain that owns what is made once for the process
         self._aside: Aside | None = None
         self._shared = shared
         if shared is not None:
@@ -115,9 +116,9 @@ class Chain:
         self.takes_message = any("message" in job.arguments for job in jobs)
         self.takes_deadline = any("deadline" in job.arguments for job in jobs)
         first = self.jobs[0] if self.jobs else None
-        # the object and the link that a chain begins with: its calls for several messages may be made together
+        # the object and the link with which the chain begins: its calls for several messages may be made together
         self.first_link = (first.shared, first.spec) if first is not None and first.shared else None
-        self.takes_bytes = first is not None and first.program is not None  # whatever the content type says
+        self.takes_bytes = first is not None and first.program is not None  # whatever the content type is
 
     def local(
         self,
@@ -126,9 +127,10 @@ class Chain:
         programs: ProgramRunner | None,
         aside: Aside | None = None,
     ) -> "Chain":
-        """Return a chain for one message at a time, not set up, with the instances of this one.
+        """Return a chain for one message at a time, not set up yet, with the instances of this chain.
 
-        Each thread owns what it makes for itself. `aside`: what calls shared objects for jobs that are `async def`.
+        Each thread owns the instances that it makes for itself. `aside` calls shared objects for jobs that are `async
+        def`.
         """
         local = Chain(self.jobs, params, log=self._log, shared=shared, programs=programs)
         local._process, local._aside = self, aside
@@ -137,7 +139,8 @@ class Chain:
     def setup(self, *, common: bool = True, own: bool = True) -> None:
         """Make the instances and call their `setup`; after a failure, tear down those made so far.
 
-        `common`: what is there once a process; `own`: what each thread has of its own, after which it can be run.
+        `common`: make what exists once for the process. `own`: make what each thread has for itself; then the chain can
+        run.
         """
         try:
             for waiting in self._make_all(common=common, own=own):
@@ -149,7 +152,7 @@ class Chain:
             self._bind()
 
     async def setup_common(self) -> None:
-        """Make what is there once a process, where some `setup` may be `async def`."""
+        """Make what exists once for the process, where some `setup` may be `async def`."""
         try:
             for waiting in self._make_all(common=True, own=False):
                 await waiting
@@ -160,8 +163,8 @@ class Chain:
     def run(self, body: Any, message: Message | None = None, deadline: float | None = None) -> Any:
         """Return the last job's result, or None as soon as a job returns None: the message is dropped.
 
-        When a job yields, each value goes through the rest of the chain: the result is a `Several`, which may turn out
-        to be empty. `message` may be None unless `takes_message`.
+        When a job yields, each value goes through the rest of the chain, and the result is a `Several`, which may turn
+        out to be empty. `message` may be None unless `takes_message`.
         """
         calls = self.calls
         value, wishes = body, None
@@ -179,14 +182,14 @@ class Chain:
         return value if wishes is None else wishes.then(value)
 
     def apply_params(self, params: Mapping[str, Any]) -> None:
-        """Pass other parameters to the calls from now on; on `ParamsError` the old ones stay."""
+        """Pass these parameters to all further calls; on `ParamsError` the old ones stay."""
         self._params = check_params(self.jobs, params)
         if self._shared is not None:
             self._shared.use_params(params)
         self._bind()
 
     def teardown(self) -> None:
-        """Call each `teardown`, the last job's first; raises the first failure after all were called."""
+        """Call each `teardown`, the last job's first; raises the first failure after all have been called."""
         failure: BaseException | None = None
         while self._instances:
             teardown = getattr(self._instances.pop(), "teardown", None)
@@ -199,7 +202,7 @@ class Chain:
             raise failure
 
     async def teardown_async(self) -> None:
-        """As `teardown`, where some may be `async def`."""
+        """Like `teardown`, where some may be `async def`."""
         failure: BaseException | None = None
         while self._instances:
             teardown = getattr(self._instances.pop(), "teardown", None)
@@ -213,9 +216,9 @@ class Chain:
             raise failure
 
     def _make_all(self, *, common: bool, own: bool) -> Iterator[Awaitable[Any]]:
-        """Make what is to be called for each job: what is there once a process, and what each thread has of its own.
+        """Make what is called for each job: what exists once for the process, and what each thread has for itself.
 
-        Yields what a `setup` that is `async def` has returned, which is to be awaited.
+        Yields what each `async def` `setup` has returned, which the caller must await.
         """
         if own and self._programs is not None:
             self._programs.setup()
@@ -230,7 +233,7 @@ class Chain:
                 links[job.spec] += 1
                 function = self._link(job, links[job.spec])
             elif job.program is not None:
-                assert self._programs is not None, "who makes a chain with a program gives it a runner"
+                assert self._programs is not None, "a chain with a program is made with a runner"
                 function = self._programs.make(job)
             elif job.setup_arguments is not None:
                 instance = job.target()
@@ -248,13 +251,13 @@ class Chain:
         return self._functions[place]
 
     def _link(self, job: Job, times: int) -> Callable[..., Any]:
-        """Return a call of a shared object; where a chain has it several times, each is a link of its own."""
+        """Return a call of a shared object; if a chain has it several times, each is a separate link."""
         return functools.partial(
             self._calls_of(job).link, job.shared, job.spec if times == 1 else f"{job.spec}#{times}"
         )
 
     def _bind(self) -> None:
-        """Bind every argument but body and message in advance, so that a call costs next to nothing."""
+        """Bind every argument that is the same for all messages in advance, so that a call costs next to nothing."""
         calls = []
         for job, function in zip(self.jobs, self._functions, strict=True):
             bound = self._arguments(job, job.arguments)
@@ -284,7 +287,7 @@ class Chain:
 
 
 class AsyncProxy:
-    """A shared object as a handler that is `async def` sees it: `await proxy.method(...)` is called there."""
+    """A shared object as an `async def` handler sees it: `await proxy.method(...)` calls the method in its process."""
 
     __slots__ = ("_aside", "_proxy")
 
@@ -304,9 +307,9 @@ def _refuse(_made: Any) -> None:
 
 
 def hidden(value: Any, spec: str) -> TypeError:
-    """Return the error of a job that is `async def`, which cannot be seen from outside."""
+    """Return the error for a job that is `async def` although its signature does not show it."""
     if isinstance(value, CoroutineType):
-        value.close()  # otherwise Python complains that it was never awaited
+        value.close()  # otherwise Python warns that it was never awaited
     what = "a coroutine" if isinstance(value, CoroutineType) else "an async generator"
     return TypeError(f'job "{spec}" returned {what}: something around it hides that it is async; write an async def')
 
@@ -346,7 +349,7 @@ def _or_default(
     passing: Passing, without: Passing | None, call: Callable[..., Any], value: Any, message: Message | None,
     deadline: float | None,
 ) -> Any:  # fmt: skip
-    """Leave the handler's own default where there is no deadline."""
+    """Use the handler's own default if there is no deadline."""
     if deadline is not None:
         return passing(call, value, message, deadline)
     return call(value) if without is None else without(call, value, message, None)

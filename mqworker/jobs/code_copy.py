@@ -1,11 +1,11 @@
 """Copies of a user's code in the state folder: Consumers that start later run the code that was checked.
 
 Runs in the code check, which copies before it imports anything, and then imports from the copy. A copy holds what
-Python can import from the folder: modules and extension modules; no data, nothing hidden, no virtual environment, no
-copies. Its name is a digest of all names and contents, so equal code has one copy, whoever makes it. A copy appears
-whole or not at all, and its code is never changed; one that is damaged is made again. What cannot be read is left out,
-as it could not be imported either. Checks that run at the same time make copies one after the other. Raises
-`TooMuchCode`, and OSError if the copy cannot be written or its folder is not private.
+Python can import from the folder: modules and extension modules, but no data, hidden files, virtual environments or
+copies. Its name is a digest of all names and contents, so equal code has one copy, whichever check makes it. A copy
+appears whole or not at all, and its code is never changed; a damaged copy is made again. Files that cannot be read are
+left out, because they could not be imported either. Checks that run at the same time make copies one after another.
+Raises `TooMuchCode`, and OSError if the copy cannot be written or its folder is not private.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from pathlib import Path
 
 MOST_FILES = 5_000
 MOST_BYTES = 200 << 20
-MOST_ENTRIES = 100_000  # files and folders of any kind that are looked at
+MOST_ENTRIES = 100_000  # files and folders of any kind that are examined
 LONGEST = 5.0  # seconds for listing them
-UNUSED = 3600.0  # seconds for which a copy stays that nobody needs any more: old Consumers may still import from it
-MARKER = ".copies-of-code"  # in every folder with copies, which are no code of the folder around it
+UNUSED = 3600.0  # seconds for which an unneeded copy is kept: old Consumers may still import from it
+MARKER = ".copies-of-code"  # in every folder with copies, so that these do not count as code of the folder around it
 ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what marks a virtual environment
 
 _SUFFIXES = tuple(all_suffixes())
 
 
-class TooMuchCode(Exception):  # noqa: N818 - it names what the folder has
-    """The folder has more code, or more of anything, than is looked at."""
+class TooMuchCode(Exception):  # noqa: N818 - the name says what the folder has
+    """The folder has more code, or more files of any kind, than is allowed."""
 
 
 def copy_code(folder: Path, store: Path) -> str:
@@ -44,7 +44,7 @@ def copy_code(folder: Path, store: Path) -> str:
         new = store / f"new-{secrets.token_hex(8)}"
         try:
             new.mkdir()
-            digest = _copy(folder, new)  # as it is now
+            digest = _copy(folder, new)  # the folder may have changed: its digest now
             if not _is_whole(store, digest):
                 shutil.rmtree(store / digest, ignore_errors=True)
                 new.rename(store / digest)
@@ -54,7 +54,7 @@ def copy_code(folder: Path, store: Path) -> str:
 
 
 def digest_of(folder: Path) -> str:
-    """Return the digest of the code that is in the folder now."""
+    """Return the digest of the code in the folder as it is now."""
     digest = sha256()
     for name, content in _code(folder):
         digest.update(_record(name, content))
@@ -62,7 +62,7 @@ def digest_of(folder: Path) -> str:
 
 
 def remove_unneeded(store: Path, needed: frozenset[str]) -> None:
-    """Remove copies that nobody has needed for an hour, and what was left by whoever died making one; never raises."""
+    """Remove copies that have been unneeded for an hour, and what a check left that died making one; never raises."""
     with contextlib.suppress(OSError), _locked(store):
         for path in store.iterdir():
             with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def remove_unneeded(store: Path, needed: frozenset[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[None]:
-    """Make the folder of copies if need be, and keep others from it."""
+    """Make the folder of copies if need be, and lock it."""
     store.mkdir(mode=0o700, exist_ok=True)
     status = store.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
@@ -105,13 +105,13 @@ def _copy(folder: Path, new: Path) -> str:
 
 
 def _record(name: str, content: bytes) -> bytes:
-    """Return what the digest is made of, for one file."""
+    """Return the bytes that the digest covers for one file."""
     raw = os.fsencode(name)
     return b"%d %d %b" % (len(raw), len(content), raw) + content
 
 
 def _code(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (path in the folder, content) of each file with code that can be read."""
+    """Yield (path in the folder, content) of each readable file with code."""
     for name, path in _files(folder):
         try:
             content = path.read_bytes()
@@ -121,10 +121,10 @@ def _code(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (path in the folder, path) of each file with code, in the order of the names."""
+    """Yield (path in the folder, path) of each file with code, sorted by name."""
     files, size, seen, spent = 0, 0, 0, 0.0
     todo: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
-    while todo:  # the folders that lead to one are remembered against loops of links
+    while todo:  # each entry has the folders above it, to detect loops of links
         prefix, path, above = todo.pop()
         began = time.monotonic()
         here, entries = _list(path)
@@ -154,7 +154,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _list(folder: Path) -> tuple[tuple[int, int], list["os.DirEntry[str]"]]:
-    """Return which folder it is, and what is in it; nothing if it cannot be read."""
+    """Return the identity of a folder and its entries, which are none if it cannot be read."""
     try:
         status = folder.stat()
         return (status.st_dev, status.st_ino), sorted(os.scandir(folder), key=lambda entry: entry.name)

@@ -1,11 +1,11 @@
-"""Imports of a user's code from its copy, as if from the folder that was copied.
+"""Imports a user's code from its copy, as if from the folder that was copied.
 
-Runs in a process that imports one version of the code (Consumer, code check). Python's own finder of paths stays in
-charge, in the order of `sys.path`; for entries below the folder it is given a finder that looks in the copy. A module
-has the `__file__` that it would have without the copy, so that it finds its data. Its code names the file in the copy:
-that is what runs, and what tools that keep something by a source file (caches of compiled functions) must go by;
-`as_in_folder` gives texts the user's names. What was not copied (hidden folders, virtual environments, data) is found
-where it is.
+Runs in a process that imports one version of the code (Consumer, code check). Python's own path finder stays in charge,
+in the order of `sys.path`; for entries below the folder it gets a finder that looks in the copy. A module has the
+`__file__` that it would have without the copy, so that it finds its data. Its code objects name the file in the copy:
+that is the code that runs, and tools that store something for a source file (caches of compiled functions) must use
+that file; `as_in_folder` puts the user's file names into texts. What was not copied (hidden folders, virtual
+environments, data) is found in its own place.
 """
 
 import filecmp
@@ -34,12 +34,12 @@ LOADERS = (
     (SourceFileLoader, SOURCE_SUFFIXES),
     (SourcelessFileLoader, BYTECODE_SUFFIXES),
 )
-_places: list[tuple[str, str]] = []  # (copy, folder) in use in this process; the folder itself where there is no copy
-LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")  # parts of the paths of what is not the user's own
+_places: list[tuple[str, str]] = []  # (copy, folder) in use in this process; the folder twice if there is no copy
+LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")  # parts of paths that are not the user's own
 
 
 def use_code(folder: str, copy: CodeCopy | None, state_dir: str) -> tuple[Path, Path | None]:
-    """Import the user's code from its copy, if it has one; returns its folder, by default this one, and the copy.
+    """Import the user's code from its copy, if it has one; returns the folder and the copy.
 
     Raises FileNotFoundError if the copy is gone.
     """
@@ -52,10 +52,10 @@ def use_code(folder: str, copy: CodeCopy | None, state_dir: str) -> tuple[Path, 
 
 
 def use_copy(folder: Path, copy: Path) -> None:
-    """Import what is below `folder` from `copy` from now on, in this process; raises FileNotFoundError without it."""
+    """Import what is below `folder` from `copy` from now on; raises FileNotFoundError if there is no copy."""
     if not copy.is_dir():
         raise FileNotFoundError(
-            f"the copy of the code in {folder} is gone ({copy}): `mqworker restart` takes what is there now"
+            f"the copy of the code in {folder} is gone ({copy}): `mqworker restart` uses the code that is there now"
         )
     folders = tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
     root = os.path.realpath(copy)
@@ -74,9 +74,9 @@ def use_copy(folder: Path, copy: Path) -> None:
 
 
 def _below(path: str, base: str, root: str, entry: str) -> FileFinder:
-    """Return the finder for a folder below the one that was copied; also for one that is new: it has no code yet."""
+    """Return the finder for a folder below the copied one; a new folder gets one too, which finds no code."""
     inside = os.path.relpath(path, base)
-    if inside == ".":  # it counts as the user's own, even if it is a virtual environment too
+    if inside == ".":  # it counts as the user's own, even if it is a virtual environment
         return _Finder(os.path.abspath(entry), root)
     above = [os.path.join(base, *inside.split("/")[: depth + 1]) for depth in range(inside.count("/") + 1)]
     hidden = any(part.startswith(".") for part in inside.split("/"))
@@ -86,14 +86,14 @@ def _below(path: str, base: str, root: str, entry: str) -> FileFinder:
 
 
 def as_in_folder(text: str) -> str:
-    """Return a traceback with the names of the files that were copied, instead of those of the copies."""
+    """Return a traceback with the names of the original files instead of those of the copies."""
     for copy, folder in _places:
         text = text.replace(f"{copy}/", f"{folder}/")
     return text
 
 
 def name_of(file: str) -> str | None:
-    """Return the name of a file of the user's code below its folder; None if it is not one."""
+    """Return the name of a file of the user's code relative to its folder; None if it is not one."""
     for copy, folder in _places:
         name = file.removeprefix(f"{copy}/")
         if name != file and (copy != folder or not any(part in f"/{name}" for part in LIBRARIES)):
@@ -123,7 +123,7 @@ class _Finder(FileFinder):
         return spec
 
     def _folder_of_data(self, fullname: str) -> ModuleSpec | None:
-        """Return a package without code, whose data is read through it."""
+        """Return a package without code, through which data is read."""
         path = os.path.join(self._original, fullname.rpartition(".")[2])
         suffixes = tuple(suffix for _, each in LOADERS for suffix in each)
         try:
@@ -133,13 +133,13 @@ class _Finder(FileFinder):
             return None
         except OSError:
             if not os.path.isdir(path):
-                return None  # else it may be read by nobody here, and counts like one without code
+                return None  # an unreadable folder counts as one without code
         spec = ModuleSpec(fullname, None, is_package=True)
         spec.submodule_search_locations = [path]
         return spec
 
     def _there(self, path: str) -> str:
-        """Return where a file or folder of the copy was."""
+        """Return the original path of a file or folder of the copy."""
         return os.path.normpath(os.path.join(self._original, os.path.relpath(path, self.path)))
 
 
@@ -149,13 +149,13 @@ class _SourceLoader(SourceFileLoader):
         self._original = path
 
     def get_resource_reader(self, name: str | None = None) -> Any:
-        """Read data from the folder: there is none in the copy."""
-        from importlib.resources.readers import FileReader  # noqa: PLC0415 - few ask for it, and each start would pay
+        """Read data from the original folder, because the copy has none."""
+        from importlib.resources.readers import FileReader  # noqa: PLC0415 - rarely used, and each start would pay
 
         return FileReader(SourceFileLoader(name or self.name, self._original))
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """Compile it, or read what was compiled before: a copy is never edited, so its bytecode hides nothing."""
+        """Compile the code, or read its bytecode: a copy is never edited, so the bytecode cannot be outdated."""
         before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
         try:
             return super().get_code(fullname)
@@ -169,7 +169,7 @@ class _ExtensionLoader(ExtensionFileLoader):
         self._copy = copy
 
     def create_module(self, spec: ModuleSpec) -> Any:
-        """Load it from its own place, where the libraries are that it needs, unless that has changed."""
+        """Load the original file, beside which are the libraries that it needs, unless it has changed."""
         try:
             unchanged = filecmp.cmp(self.path, self._copy, shallow=False)
         except OSError:

@@ -1,11 +1,11 @@
 """Decodes bodies to Python values and encodes results to bodies.
 
 Runs in Consumers, code checks and users' tests; pure functions of their arguments. A message's content type is compared
-with a fixed list and never selects code: no module is imported for it, and nothing is unpickled but what a key of the
-stage has signed. Raises only `UndecodableError` or `UnencodableError`, with one sentence for the dead letter;
-`MemoryError` passes through, because it may not be the message's fault.
+with a fixed list and never selects code: no module is imported for it, and nothing is unpickled unless a key of the
+stage has signed it. Raises only `UndecodableError`, `OversizedError` or `UnencodableError`, with one sentence for the
+dead letter; `MemoryError` is raised as it is, because it may not be the message's fault.
 
-Longer than most modules, because each content type's decoder and encoder stand together.
+Longer than most modules, because each content type's decoder and encoder belong together.
 """
 
 import json
@@ -33,16 +33,16 @@ from mqworker.jobs.encode_errors import describe_unencodable
 from mqworker.jobs.npy import NPY_TYPE, ArrayError, extension, from_npy, is_array, packable, to_npy
 from mqworker.jobs.plain import nan_at, plain, with_plain_keys
 
-BINARY: Final = "binary"  # content_encoding of results that are no text: without it kombu decodes them as UTF-8
+BINARY: Final = "binary"  # content_encoding of results that are not text: without it, kombu decodes them as UTF-8
 
-_BYTES = (bytes, bytearray, memoryview)  # a union would be made at each use
+_BYTES = (bytes, bytearray, memoryview)  # a tuple, because a union would be created at each use
 _PLAIN_ENCODINGS = frozenset(("", "identity", "binary", "8bit", "7bit", "utf-8", "utf8"))
 _NOT_HERE = frozenset(("zstd", "zstandard", "application/zstd", "br", "brotli", "application/x-brotli"))
 _UTF8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
-_PYTHON_JSON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # Python's own json writes these, and half a surrogate pair
+_PYTHON_JSON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # Python's json writes these: also half a surrogate pair
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
-# msgspec recurses in C and stops at Python's recursion limit; even when user code raises that limit, a body of nothing
+# msgspec recurses in C and stops at Python's recursion limit. Even if user code raises that limit, a body of nothing
 # but brackets must not overflow the C stack (measured: 300,000 levels crash the process).
 _MAX_RECURSION = 5_000
 
@@ -73,9 +73,10 @@ def decode(
 ) -> Any:
     """Return the value of a body.
 
-    `default` names the codec for a body without a content type, `forced` the one for every body. A body is decompressed
-    if `content_encoding` or `compression` (kombu's header) says so, to at most `limit` bytes. One of a type that is not
-    known here stays bytes. So does a pickle, unless there are `keys`: then it must have a `signature` of one of them.
+    `default` names the codec for a body without a content type, `forced` the codec for every body. A body is
+    decompressed, to at most `limit` bytes, if `content_encoding` or `compression` (kombu's header) says so. A body of
+    an unknown type stays bytes. So does a pickle, unless there are `keys`: then it must have a `signature` by one of
+    them.
     """
     signed = bool(keys) and codec_for(content_type or "", default, forced) == "pickle"
     if signed:
@@ -95,9 +96,9 @@ def _verify(body: bytes, signature: object, keys: Sequence[str]) -> None:
 
 
 def _unpickle(body: bytes) -> Any:
-    """Load a pickle; its signature has been verified."""
+    """Load a pickle whose signature has been verified."""
     try:
-        return pickle.loads(body)  # noqa: S301 - made by somebody who has the stage's key
+        return pickle.loads(body)  # noqa: S301 - its maker has the stage's key
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - classes of the user's code are imported and called
@@ -105,11 +106,11 @@ def _unpickle(body: bytes) -> Any:
 
 
 def _unpacked(body: bytes, content_encoding: str, compression: object, limit: int) -> tuple[bytes, str]:
-    """Undo the encodings, the last one first; returns the body and the charset that was found among them."""
+    """Undo the encodings, the last one first; returns the body, and the charset if one was among them."""
     charset = ""
     names = content_encoding.lower().replace(":", ",").split(",")  # Spring AMQP wrote "gzip:UTF-8" for years
     named = isinstance(compression, str) and (is_compression(compression.lower()) or compression.lower() in _NOT_HERE)
-    if named and not any(map(is_compression, map(str.strip, names))):  # not somebody else's header, nor the same again
+    if named and not any(map(is_compression, map(str.strip, names))):  # else another library's, or a repetition
         names.append(str(compression).lower())
     try:
         for name in map(str.strip, reversed(names)):
@@ -130,9 +131,9 @@ def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
     """Return the body and the content type of a result.
 
     Results that are bytes are sent unchanged (as application/octet-stream), except with `msgpack` and `pickle`, which
-    have a type for them. JSON has no NaN and no infinity: both become null, or are refused where `nan` is "error".
-    Values of numpy, pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them, except
-    with `pickle`; with `msgpack` arrays stay arrays, and one alone is sent as application/x-npy.
+    have a type for them. JSON has no NaN and no infinity: both become null, or are refused if `nan` is "error". Values
+    of numpy, pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them, except with
+    `pickle`. With `msgpack` arrays stay arrays, and a result that is one array is sent as application/x-npy.
     """
     if codec == "msgpack" and is_array(value):
         return _to_npy(value), NPY_TYPE
@@ -161,7 +162,7 @@ def _encode(value: Any, codec: str, nan: str) -> tuple[bytes, str]:
         raise
     except RecursionError:
         raise UnencodableError("the result is nested too deeply, or contains itself") from None
-    except Exception as exc:  # noqa: BLE001 - a result may be any object, and may fail in any way
+    except Exception as exc:  # noqa: BLE001 - a result may be any object, which may raise anything
         if isinstance(value, str):
             raise UnencodableError("the result has characters that UTF-8 cannot encode (lone surrogates)") from None
         encoder = _OWN_BYTES[codec][0] if codec in _OWN_BYTES else _to_json
@@ -173,10 +174,10 @@ def _encode(value: Any, codec: str, nan: str) -> tuple[bytes, str]:
 
 
 def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
-    """Return the body of a result for which its handler names the content type.
+    """Return the body of a result whose handler has set the content type.
 
-    Bytes are sent unchanged, and so is text, in the charset of the content type. Other values are encoded, for a type
-    of JSON or MessagePack; arrays also for application/x-npy.
+    Bytes are sent unchanged; text is sent in the charset of the content type. Other values are encoded if the type is
+    one of JSON or MessagePack; arrays also for application/x-npy.
     """
     if isinstance(value, _BYTES):
         return bytes(value)
@@ -228,7 +229,7 @@ _msgpack_parse = msgspec.msgpack.Decoder(ext_hook=extension).decode
 def _to_json(value: Any) -> bytes:
     try:
         return _json_encode(value)
-    except TypeError:  # perhaps only for its keys
+    except TypeError:  # perhaps only because of its keys
         return _json_encode(with_plain_keys(value))
 
 

@@ -1,17 +1,17 @@
-"""Decompresses bodies, up to a limit: what a few bytes could become must not fill the memory.
+"""Decompresses bodies up to a limit, so that a few bytes cannot expand until the memory is full.
 
-Runs in Consumers; pure. Raises CompressionError for what is damaged or of a kind that is not accepted, LimitError above
-the limit; each has one sentence for the dead letter.
+Runs in Consumers; pure. Raises CompressionError for a damaged body, LimitError above the limit; each has one sentence
+for the dead letter.
 """
 
 import zlib
 from collections.abc import Callable
 from typing import Any
 
-_ANY_HEADER, _NO_HEADER = 47, -15  # zlib's window bits: gzip or zlib, as its header says; raw deflate
-STREAMS = 1_000  # each costs a copy of what follows it
+_ANY_HEADER, _NO_HEADER = 47, -15  # zlib's window bits: gzip or zlib, by the header; raw deflate
+STREAMS = 1_000  # each costs a copy of the rest of the body
 ENCODINGS = "gzip, deflate, bzip2, xz, identity"
-_KINDS = {  # as HTTP names them in content_encoding, and kombu (so Celery) in its header `compression`
+_KINDS = {  # HTTP's names in content_encoding, and those of kombu (so of Celery) in its header `compression`
     **dict.fromkeys(("gzip", "x-gzip", "application/x-gzip", "application/gzip"), "gzip"),
     **dict.fromkeys(("deflate", "zlib", "application/zlib"), "deflate"),
     **dict.fromkeys(("bzip2", "bz2", "bzip", "application/x-bz2", "application/x-bzip2"), "bzip2"),
@@ -28,16 +28,16 @@ class LimitError(Exception):
 
 
 def is_compression(name: str) -> bool:
-    """Return whether this kind of compression is known, by a name in lower case."""
+    """Return whether this name, in lower case, is that of a known kind of compression."""
     return name in _KINDS
 
 
 def decompress(body: bytes, name: str, limit: int) -> bytes:
-    """Return the body, at most `limit` bytes, that was compressed with this (known) kind."""
+    """Return the decompressed body, at most `limit` bytes; `name` must be a known kind."""
     kind = _KINDS[name]
     parts: list[bytes] = []
     left, rest = limit, body
-    while rest:  # gzip, bzip2 and xz allow several streams one after the other
+    while rest:  # gzip, bzip2 and xz allow several streams in a row
         if len(parts) == STREAMS:
             raise CompressionError(f"the body has more than {STREAMS:,} {kind} streams one after the other")
         part, rest = _stream(kind, rest, left)
@@ -49,7 +49,7 @@ def decompress(body: bytes, name: str, limit: int) -> bytes:
 
 
 def _stream(kind: str, body: bytes, most: int) -> tuple[bytes, bytes]:
-    """Return the first compressed stream, as at most one byte more than `most`, and what follows it."""
+    """Return the first stream decompressed, at most one byte more than `most`, and what follows it."""
     decoder, decompress_some = _decoder(kind, body)
     try:
         part = decompress_some(body, most + 1)
@@ -65,7 +65,7 @@ def _stream(kind: str, body: bytes, most: int) -> tuple[bytes, bytes]:
 def _decoder(kind: str, body: bytes) -> tuple[Any, Callable[[bytes, int], bytes]]:
     """Return a decompressor and its function (data, most bytes)."""
     if kind == "bzip2":
-        import bz2  # noqa: PLC0415 - rare, and every Consumer would load it
+        import bz2  # noqa: PLC0415 - rare, and otherwise every Consumer would load it
 
         unbz2 = bz2.BZ2Decompressor()
         return unbz2, unbz2.decompress
@@ -75,5 +75,5 @@ def _decoder(kind: str, body: bytes) -> tuple[Any, Callable[[bytes, int], bytes]
         unxz = lzma.LZMADecompressor(memlimit=256 << 20)
         return unxz, unxz.decompress
     raw = kind == "deflate" and (body[0] & 15 != 8 or int.from_bytes(body[:2]) % 31 != 0) and body[:2] != b"\x1f\x8b"
-    inflate = zlib.decompressobj(_NO_HEADER if raw else _ANY_HEADER)  # many send deflate without its header
+    inflate = zlib.decompressobj(_NO_HEADER if raw else _ANY_HEADER)  # many clients send deflate without its header
     return inflate, inflate.decompress

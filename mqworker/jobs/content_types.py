@@ -1,6 +1,6 @@
-"""Which codec a content type stands for, and in which charset: a fixed list.
+"""Which codec and charset a content type stands for: a fixed list.
 
-Runs in Consumers, code checks and users' tests; pure. A content type never selects code: one that is not here is bytes.
+Runs in Consumers, code checks and users' tests; pure. A content type never selects code: unknown types are bytes.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ _MSGPACK_TYPES = frozenset((MSGPACK_TYPE, "application/x-msgpack", "application/
 _PICKLES = ("pickle", "x-pickle", "python-pickle", "x-python-pickle")
 _PICKLE_TYPES = frozenset((PICKLE_TYPE, *(f"application/{name}" for name in _PICKLES)))
 
-# Python would take a charset as the name of any codec, and some are not charsets at all (zlib, punycode): hence a list.
+# Python accepts any codec as a charset, and some are not charsets at all (zlib, punycode): hence a list.
 CHARSETS = frozenset(
     [f"iso-8859-{part}" for part in range(1, 17) if part != 12]
     + [f"windows-{page}" for page in (874, *range(1250, 1259))]
@@ -29,9 +29,9 @@ CHARSETS = frozenset(
 
 
 def codec_for(content_type: str, default: str, forced: str | None) -> str:
-    """Return which codec reads a body: `forced` if there is one, else by content type; without one, `default`.
+    """Return the codec that reads a body: `forced` if given, else that of the content type; without one, `default`.
 
-    What a stage with the codec msgpack sends is read by `msgpack`, an array alone too.
+    A body sent by a stage with the codec msgpack can be read with `forced` msgpack, even if it is a single array.
     """
     if forced == "msgpack" and codec_of(content_type) == "npy":
         return "npy"

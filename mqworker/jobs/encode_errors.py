@@ -1,7 +1,7 @@
 """Finds the part of a result that could not be encoded, for the sentence in the dead letter.
 
-Runs in Consumers after an encoder has failed; pure. It tries the encoder on each part and descends into the first that
-fails, for a bounded number of steps. Never raises: a result may be any object.
+Runs in Consumers after an encoder has failed; pure. It tries the encoder on each part and descends into the first part
+that fails, for a bounded number of steps. Never raises: a result may be any object.
 """
 
 import dataclasses

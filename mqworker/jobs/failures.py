@@ -32,7 +32,7 @@ def describe(exc: BaseException) -> Described:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return `text` as at most `limit` bytes of UTF-8; of a longer one, its head and its tail."""
+    """Return `text` as at most `limit` bytes of UTF-8; a longer text is cut to its beginning and its end."""
     raw = text.encode("utf-8", "backslashreplace")
     if len(raw) <= limit:
         return raw.decode()
@@ -51,7 +51,7 @@ def _type_name(kind: type) -> str:
 
 
 def message_of(exc: BaseException) -> str:
-    """Return the exception's message, cut; never raises."""
+    """Return the exception's message, cut to MESSAGE_LIMIT; never raises."""
     try:
         return cut(str(exc), MESSAGE_LIMIT)
     except BaseException as second:  # noqa: BLE001 - whatever __str__ raises, even SystemExit, must not end us
@@ -67,7 +67,7 @@ def _traceback(exc: BaseException) -> str:
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback from the first frame on that is neither ours nor importlib's."""
+    """Return the part of a traceback that begins with the first frame that is neither ours nor importlib's."""
     while tb is not None and is_ours(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
     return tb

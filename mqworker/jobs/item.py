@@ -1,6 +1,7 @@
 """What a source may yield besides a plain body: one `mqworker.Item`.
 
-Lives in a source's process (or a user's test). What is wrong with it is raised where the source makes it.
+Lives in a source's process (or a user's test). If anything is wrong with it, the error is raised where the source makes
+it.
 """
 
 from collections.abc import Mapping
@@ -17,11 +18,11 @@ NOWHERE: Final[Any] = msgspec.UNSET  # the position of an item without one; None
 
 @final
 class SourceItem:
-    """A message of a source, and how to publish it; whatever is left out is as for a plain body. `mqworker.Item`.
+    """A message of a source, and how to publish it; anything left out is as for a plain body. `mqworker.Item`.
 
-    `position` (any JSON value, at most 4,000 bytes) says that everything up to here has been yielded. With a
-    `content_type`, bytes and text are sent as they are, anything else must be of a JSON or MessagePack type. Raises
-    TypeError or ValueError.
+    `position` (any JSON value, at most 4,000 bytes) states that everything up to here has been yielded. With a
+    `content_type`, bytes and text are sent as they are; for anything else, it must be a JSON or MessagePack type.
+    Raises TypeError or ValueError.
     """
 
     __slots__ = ("body", "content_type", "correlation_id", "headers", "message_id", "position", "position_json")
@@ -58,7 +59,7 @@ def _json(position: Any) -> bytes:
     try:
         encoded = msgspec.json.encode(position)
         if msgspec.json.decode(encoded) != position:
-            raise TypeError("it would come back as something else")  # noqa: TRY301 - one sentence for all of them
+            raise TypeError("it would come back as something else")  # noqa: TRY301 - all errors get one sentence
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         what = f"position must be a value that JSON carries, but is {type(position).__qualname__}"
         raise TypeError(f"{what}: {error}") from None

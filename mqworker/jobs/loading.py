@@ -2,7 +2,7 @@
 
 Runs once in a fresh process (Consumer, code check, a user's test): imports the user's modules, whose folder it puts
 first on `sys.path`, and reads the signatures. New code is loaded by a new process, never by reloading. Raises
-`JobLoadError`: place, cause, fix, and the traceback if the user's code raised.
+`JobLoadError` with place, cause and fix, and the traceback if the user's code raised.
 
 Longer than most modules, because it has a sentence for each mistake that a user can make here.
 """
@@ -39,7 +39,7 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class JobLoadError(Exception):
-    """A job cannot be loaded; the text has the place, the cause and the fix, `detail` the user's traceback if any."""
+    """A job cannot be loaded; the text has place, cause and fix, `detail` has the user's traceback, if any."""
 
     def __init__(self, place: str, cause: str, fix: str, detail: str = "") -> None:
         super().__init__(f"{place}: {cause}; {fix}" + (f"\n{detail}" if detail else ""))
@@ -63,13 +63,13 @@ class Job(msgspec.Struct, frozen=True):
     target: Callable[..., Any]  # a function, or a class with `handle`
     params_type: type | None  # the `Params` of its module
     arguments: frozenset[str]  # passed by name to every call
-    setup_arguments: frozenset[str] | None  # the same for `setup`; None: it is a function
-    shared: str = ""  # the name of the object that all Consumers share, whose `handle` it is; "": it is not shared
-    shared_params: tuple[type | None, ...] = ()  # the `Params` of the shared objects that it calls, if they take any
-    program: ProgramFile | None = None  # what it runs instead of calling `target`
+    setup_arguments: frozenset[str] | None  # the same for `setup`; None if the job is a function
+    shared: str = ""  # the name of the shared object whose `handle` the job is; "" if it is none
+    shared_params: tuple[type | None, ...] = ()  # the `Params` of the shared objects that the job calls
+    program: ProgramFile | None = None  # the program that it runs instead of calling `target`
     is_async: bool = False
-    for_each_thread: bool = False  # it is a class, of which each thread has an instance of its own
-    defaults_deadline: bool = False  # it has a default for `deadline`, which holds where there is no limit
+    for_each_thread: bool = False  # it is a class, and each thread has its own instance
+    defaults_deadline: bool = False  # it has a default for `deadline`, used if there is no limit
 
     @property
     def takes_params(self) -> bool:
@@ -87,8 +87,8 @@ def load_chain(
 def load_job(spec: str, root: str | Path, copy: Path | None = None, shared: Mapping[str, str] = NONE) -> Job:
     """Import one job, "module:name" (both may be dotted), from the folder `root` or from anywhere Python finds it.
 
-    `copy`: where the code of that folder is imported from (`use_copy`). `shared`: the classes of the shared objects
-    that have a name. A program is found in the folder `root`, or on the PATH.
+    `copy`: the copy from which the code of that folder is imported (`use_copy`). `shared`: the classes of the named
+    shared objects. A program is found in the folder `root`, or on the PATH.
     """
     if is_program(spec):
         return load_program(spec, root)
@@ -99,7 +99,7 @@ def load_job(spec: str, root: str | Path, copy: Path | None = None, shared: Mapp
 
 
 def load_program(spec: str, root: str | Path) -> Job:
-    """Find the program of a job; raises `JobLoadError` if it could not be run."""
+    """Find the program of a job; raises `JobLoadError` if it cannot be run."""
     folder = Path(root).resolve()
     try:
         command = command_of(spec)
@@ -107,10 +107,10 @@ def load_program(spec: str, root: str | Path) -> Job:
         raise JobLoadError(f"job {spec[:100]!r}", str(error), 'write exec = ["./program", "argument"]') from None
     place = f"program {shlex.quote(command[0])}"
     if any("\0" in part for part in command):
-        raise JobLoadError(place, "an argument has a character NUL, which no program can get", "leave it out")
+        raise JobLoadError(place, "an argument has a NUL character, which no program can get", "leave it out")
     file = folder / command[0] if "/" in command[0] else _on_path(command[0], folder, place)
     if not file.is_file():
-        what = f"{file} is no file" if file.exists() else f"there is no file {file}"
+        what = f"{file} is not a file" if file.exists() else f"there is no file {file}"
         raise JobLoadError(place, what, f"name the program itself; a relative path starts at {folder}")
     if not os.access(file, os.X_OK):
         raise JobLoadError(place, f"{file} is not executable", f"chmod +x {shlex.quote(str(file))}")
@@ -129,7 +129,7 @@ def _on_path(name: str, folder: Path, place: str) -> Path:
 
 
 def _never_called(_body: object) -> None:
-    """Stand for a program, which the chain runs."""
+    """Placeholder for a program, which the chain runs."""
     raise AssertionError
 
 
@@ -152,13 +152,13 @@ def make_source(target: Any, module: ModuleType | None, spec: str, *, scheduled:
 
 
 def with_shared(job: Job, called: Mapping[str, tuple[Any, ModuleType | None]], shared: Mapping[str, str]) -> Job:
-    """Return the job with the `Params` of the shared objects that it calls, given as class and module by name."""
+    """Return the job with the `Params` of the shared objects that it calls; `called` has class and module by name."""
     more = [each for name, (kind, where) in called.items() for each in _shared_params(kind, where, shared[name])]
     return msgspec.structs.replace(job, shared_params=(*job.shared_params, *more)) if more else job
 
 
 def load_target(spec: str, root: str | Path, copy: Path | None = None) -> tuple[Any, ModuleType]:
-    """Import what a job names, and return it with its module; raises `JobLoadError`."""
+    """Import the object that a job names, and return it with its module; raises `JobLoadError`."""
     place = f'job "{spec}"'
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
@@ -173,7 +173,7 @@ def load_target(spec: str, root: str | Path, copy: Path | None = None) -> tuple[
 
 
 def shared_name(spec: str, shared: Mapping[str, str]) -> str:
-    """Return the name of the shared object of a class: the configured one, or that of the class."""
+    """Return the name of the shared object of a class: the configured name, or one made from that of the class."""
     return next((name for name, job in shared.items() if job == spec), spec.replace(":", "."))
 
 
@@ -211,7 +211,7 @@ def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[
 
 
 def _shared_params(kind: Any, module: ModuleType | None, spec: str) -> tuple[type | None, ...]:
-    """Return the `Params` of a shared class, None if it takes them as they are; empty if it takes none."""
+    """Return the `Params` of a shared class, or None if it takes any; an empty tuple if it takes no parameters."""
     place = f'job "{spec}"'
     try:
         takes = inspect.isclass(kind) and any("params" in names for names in bind_shared(kind).values())
@@ -261,9 +261,9 @@ def _modules(folder: Path) -> Iterable[str]:
 
 
 def _refuse_shadowed(module: ModuleType, name: str, folder: Path, code: Path, place: str) -> None:
-    """Report a user's queue.py that Python's own `queue` hides, which would otherwise fail with "no attribute".
+    """Report a user's queue.py that Python's own `queue` hides: otherwise the error would be "no attribute".
 
-    `code`: where the code of the folder is, which may have been edited since.
+    `code`: the folder that the code is imported from; `folder` may have been edited since.
     """
     base = code.joinpath(*name.split("."))
     candidates = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]

@@ -1,7 +1,7 @@
 """What a handler can read of its message besides the decoded body.
 
 Lives in a Consumer (or a user's test) for one message. It keeps the property block as bytes and decodes it on first
-access, so that handlers that never look pay nothing. Raises `UndecodableError` when the block is malformed.
+access, so that it costs nothing for handlers that never use it. Raises `UndecodableError` when the block is malformed.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Message:
         attempt: int = 1,
     ) -> None:
         self.body = body
-        self.redelivered = redelivered  # the broker has delivered it before; it may have been computed then
+        self.redelivered = redelivered  # the broker has delivered it before, so it may have been computed already
         self.exchange = exchange
         self.routing_key = routing_key
         self.attempt = attempt  # the number of this attempt, from 1
@@ -57,7 +57,7 @@ class Message:
 
     @property
     def correlation_id(self) -> str | None:
-        """Return what ties a reply to its request; a result copies it."""
+        """Return the id that links a reply to its request; results copy it."""
         return self.properties.correlation_id
 
     @property
@@ -72,12 +72,12 @@ class Message:
 
     @property
     def content_encoding(self) -> str | None:
-        """Return how the body is packed; a handler sees only encodings that leave it unchanged."""
+        """Return the encoding of the body as it was received; the handler gets the body decompressed."""
         return self.properties.content_encoding
 
     @property
     def timestamp(self) -> int | None:
-        """Return when the publisher created it: seconds since the epoch (some clients send milliseconds)."""
+        """Return when the publisher created the message: seconds since the epoch (some clients send milliseconds)."""
         return self.properties.timestamp
 
     @property

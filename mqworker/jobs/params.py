@@ -1,4 +1,4 @@
-"""A stage's parameters: merges a change into them and checks them with the user's `Params` types.
+"""A stage's parameters: merges changes into them, and validates them with the user's `Params` types.
 
 Runs in the code check (before a change is accepted), in Consumers and in users' tests; pure except for the user's
 validation code. A `Params` is a dataclass, a msgspec struct or a pydantic model in a job's module; pydantic is never
@@ -65,7 +65,7 @@ def kind_of(params_type: Any) -> str | None:
 
 
 def validate(params: Mapping[str, Any], types: Sequence[type | None]) -> list[Any]:
-    """Return one object per type; None stands for a job without a `Params`, which gets a read-only mapping.
+    """Return one object for each type; None stands for a job without a `Params`, which gets a read-only mapping.
 
     Each type receives the fields it has. A field that no type has is an error, unless a job takes the plain mapping.
     """
@@ -95,7 +95,7 @@ def to_plain(validated: Sequence[Any]) -> dict[str, Any]:
         elif kind_of(type(item)) == "pydantic":
             plain |= item.model_dump(mode="json", by_alias=True)
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-            # asdict, because msgspec reads __dict__, where a converted dataclass lacks its plain defaults
+            # asdict, because msgspec reads __dict__, in which a converted dataclass lacks plain defaults
             every = dataclasses.asdict(item)
             own = {name: every[name] for name in types_by_field(type(item))}
             plain |= msgspec.to_builtins(own, enc_hook=repr)
@@ -105,7 +105,7 @@ def to_plain(validated: Sequence[Any]) -> dict[str, Any]:
 
 
 def types_by_field(kind: type) -> dict[str, Any]:
-    """Return the types of the fields of a struct or a dataclass, by the names that they have in JSON."""
+    """Return the types of the fields of a struct or a dataclass, by their names in JSON."""
     if issubclass(kind, msgspec.Struct):
         return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     hints = get_type_hints(kind, include_extras=True)
@@ -136,7 +136,7 @@ def _unknown(params: Mapping[str, Any], fields: Sequence[set[str]]) -> list[Fiel
 
 
 def _explain(own: Mapping[str, Any], kind: type, exc: Exception) -> list[FieldError]:
-    """Return all errors of a type that rejected its fields; msgspec itself stops at the first."""
+    """Return all errors of a type that rejected its fields, because msgspec stops at the first error."""
     if kind_of(kind) == "pydantic":
         if not hasattr(exc, "errors"):
             return [FieldError("", _sentence(exc))]

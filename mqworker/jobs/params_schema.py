@@ -1,8 +1,8 @@
-"""What a stage's parameters may be, as one JSON Schema for all its jobs: for forms, and for whoever asks.
+"""Describes a stage's parameters by one JSON Schema for all its jobs, for forms and for callers of the API.
 
-Runs in the code check, beside `params`. A `Params` says more than a schema can (a validator of its own, a type that
-JSON does not know): the schema helps to fill in, and the code decides. So what has no schema is any JSON value here,
-and nothing raises: the worst is that there is none.
+Runs in the code check, beside `params`. A `Params` can demand more than a schema can express (its own validators, types
+that JSON does not know): the schema helps to fill in a form, but the code decides. So a field without a schema may be
+any JSON value here, and nothing raises: at worst there is no schema.
 """
 
 import json
@@ -13,8 +13,8 @@ import msgspec
 
 from mqworker.jobs.params import kind_of, takes_any, types_by_field
 
-LARGEST = 256 << 10  # bytes of JSON; a larger one is of no use to a form
-DEEPEST = 60  # nesting; more is a mistake, or recursion
+LARGEST = 256 << 10  # bytes of JSON; a larger schema is of no use to a form
+DEEPEST = 60  # levels of nesting; more is a mistake, or recursion
 _DEFS = "#/$defs/"
 
 Schema = dict[str, Any]
@@ -23,7 +23,7 @@ Schema = dict[str, Any]
 def schema_of(types: Sequence[type | None]) -> Schema | None:
     """Return the schema of parameters that all these types accept; None stands for a job that takes any mapping.
 
-    None if no job says what it takes. A field of several jobs has to be what each of them wants.
+    Returns None if no job has a `Params`. A field of several jobs must match the schemas of all of them.
     """
     known = [kind for kind in types if kind is not None]
     if not known:
@@ -50,7 +50,7 @@ def _own(kind: type) -> tuple[Schema, dict[str, Schema]]:
         own, fields = _target(top, definitions), types_by_field(kind)
         given = {name: value for name, value in own.get("properties", {}).items() if name in fields}
         return own | {"properties": given}, dict(definitions)
-    except Exception:  # noqa: BLE001 - a type that has no schema, or the user's own hooks, which may raise anything
+    except Exception:  # noqa: BLE001 - a type without a schema, or the user's hooks, which may raise anything
         return _field_by_field(kind)
 
 
@@ -83,7 +83,7 @@ def _required(kind: type) -> list[str]:
 
 
 def _add(result: Schema, own: Schema, definitions: dict[str, Schema], suffix: str) -> None:
-    """Add one type to what all of them accept; equal names of different definitions are told apart by the suffix."""
+    """Add one type to the result; the suffix distinguishes different definitions with the same name."""
     present = result["$defs"]
     names = {name: name + suffix if present.get(name, value) != value else name for name, value in definitions.items()}
     present |= {names[name]: _renamed(value, names) for name, value in definitions.items()}
@@ -97,7 +97,7 @@ def _add(result: Schema, own: Schema, definitions: dict[str, Schema], suffix: st
 
 
 def _renamed(value: Any, names: Mapping[str, str], depth: int = 0) -> Any:
-    """Return a schema whose references lead to the renamed definitions."""
+    """Return a schema whose references point to the renamed definitions."""
     if depth > DEEPEST:
         return {}
     if isinstance(value, Mapping):

@@ -1,10 +1,10 @@
-"""Where in the code a failure is: the place by which failures are grouped, "file:line in function".
+"""Where in the code a failure happened: the place by which failures are grouped, "file:line in function".
 
 Pure; used in Consumers on tracebacks, and in the Producer and the broker admin on texts. The place is the innermost
-frame of the user's own code, else of any that is in no library, else of any, but never of mqworker or of the import
-system; "" if there is none. A file of the user's is named as it is below the folder of the code, if that is known. An
-interruption (a time limit) comes wherever the handler is at that moment, so its place has no line: else each would be a
-fault of its own. Never raises.
+frame of the user's own code; failing that, the innermost outside any library; failing that, the innermost of all; but
+never one of mqworker or the import system; "" if there is none. A file of the user's is named relative to the folder of
+the code, if that is known. An interruption (a time limit) hits the handler wherever it happens to be, so its place has
+no line: otherwise each would be a fault of its own. Never raises.
 """
 
 import re
@@ -17,8 +17,8 @@ from mqworker.jobs.code_finder import LIBRARIES, name_of
 from mqworker.jobs.failures import is_ours
 
 LIMIT = 200  # characters
-LONGEST = 16 << 10  # characters of a traceback that are read, the innermost ones
-_MOST = 10_000  # frames of a traceback that are looked at
+LONGEST = 16 << 10  # characters of a traceback that are read: its innermost part
+_MOST = 10_000  # frames of a traceback that are examined
 _FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+),? in ([^\n]+)$', re.MULTILINE)
 _INNERMOST_FIRST = "(most recent call first)"  # faulthandler writes this for each thread
 _CRASHED = "Current thread 0x"
@@ -36,14 +36,14 @@ def place_of(tb: TracebackType | None, *, interrupted: bool = False) -> str:
 
 
 def place_in(text: str, folders: Sequence[str] = (), *, interrupted: bool = False) -> str:
-    """Return the place that a traceback shows, as Python or faulthandler has written it.
+    """Return the place that is shown in a traceback written by Python or faulthandler.
 
-    `folders`: where the user's code is, and its copy.
+    `folders`: the folder of the user's code, and that of its copy.
     """
     _, crashed, rest = text.partition(_CRASHED)
     stack = rest.partition("\nThread 0x")[0] if crashed else text
     innermost_first = _INNERMOST_FIRST in stack
-    stack = stack[:LONGEST] if innermost_first else stack[-LONGEST:]  # anybody may have written it
+    stack = stack[:LONGEST] if innermost_first else stack[-LONGEST:]  # the text may come from anywhere
     found = [_Frame(file, int(line[:9]), function) for file, line, function in _FRAME.findall(stack)]
     if innermost_first:
         found.reverse()
@@ -61,7 +61,7 @@ def _frames(tb: TracebackType | None) -> Iterator[_Frame]:
 
 def _place(outermost_first: Sequence[_Frame], folders: Sequence[str], interrupted: bool) -> str:
     frames = [frame for frame in reversed(outermost_first) if not is_ours(frame.file)]
-    named = chain(  # lazily: the first one is what counts
+    named = chain(  # lazily, because only the first one counts
         ((name, frame) for frame in frames if (name := _own(frame.file, folders)) is not None),
         ((frame.file.rpartition("/")[2], frame) for frame in frames if not _in_library(frame.file)),
         ((_in_its_library(frame.file), frame) for frame in frames),
@@ -82,12 +82,12 @@ def _in_its_library(file: str) -> str:
     for part in LIBRARIES:
         _, found, rest = file.rpartition(part)
         if found:
-            return rest if part.endswith("/") else rest.partition("/")[2]  # what follows is the version
+            return rest if part.endswith("/") else rest.partition("/")[2]  # the version follows
     return file
 
 
 def _own(file: str, folders: Sequence[str]) -> str | None:
-    """Return the name of a file of the user's below the folder of the code; None if it is of a library."""
+    """Return the name of a user's file relative to the folder of the code; None if it is one of a library."""
     name = name_of(file)
     if name is None and not _in_library(file):
         below = (file.removeprefix(f"{folder.rstrip('/')}/") for folder in folders)

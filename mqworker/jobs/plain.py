@@ -1,4 +1,4 @@
-"""Plain forms of values that data code returns: numpy, pandas, pydantic, deque, range, Path and their like.
+"""Plain forms of values that data code returns: from numpy, pandas and pydantic, deque, range, Path and the like.
 
 Runs in Consumers; pure. Libraries are used if the user's code has loaded them, never imported. Raises TypeError for a
 value without a plain form.
@@ -40,11 +40,11 @@ _NATIVE = frozenset((str, int, float, bool, type(None), datetime, date))
 
 
 def _standard(value: Any) -> Any:
-    """Python's own types that encoders leave out, and classes derived from those they know."""
+    """Convert Python's own types that encoders do not know, and classes derived from types that they know."""
     match value:
         case str() | int() | float():
             return next(base(value) for base in (str, int, float) if isinstance(value, base))
-        case datetime():  # or one of the classes that libraries for dates derive from it
+        case datetime():  # or a class that a date library derives from it
             return datetime.combine(value.date(), value.timetz())
         case date():
             return date(value.year, value.month, value.day)
@@ -56,7 +56,7 @@ def _standard(value: Any) -> Any:
 
 
 def _numpy(numpy: Any, value: Any) -> Any:
-    """Numbers and lists; times as times, which numpy would make numbers of nanoseconds."""
+    """Convert to numbers and lists; times stay times, where numpy would return numbers of nanoseconds."""
     if value.dtype.kind in "mM" and numpy.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as"):
         value = value.astype(f"{value.dtype.kind}8[us]")
     if isinstance(value, numpy.ndarray):
@@ -66,7 +66,7 @@ def _numpy(numpy: Any, value: Any) -> Any:
 
 
 def _pandas(pandas: Any, value: Any) -> Any:
-    """A frame as a list of its rows, a column or an index as a list; what is missing as None."""
+    """Convert a frame to a list of its rows, a column or an index to a list, and missing values to None."""
     if value is pandas.NaT or value is pandas.NA:
         return None
     if isinstance(value, pandas.DataFrame):
@@ -81,9 +81,9 @@ def _pandas(pandas: Any, value: Any) -> Any:
 
 
 def with_plain_keys(value: Any, form: Callable[[Any], Any] = plain) -> Any:
-    """Return the value with keys that JSON and MessagePack have: what they do not know becomes plain, or text.
+    """Return the value with keys that JSON and MessagePack can have: other keys become plain, or text.
 
-    `form` gives other values their form, as the encoder would.
+    `form` converts other values, as the encoder would do.
     """
     if isinstance(value, dict):
         return {_key(key): with_plain_keys(item, form) for key, item in value.items()}
@@ -104,16 +104,16 @@ def _key(key: Any) -> Any:
         with suppress(TypeError):
             key = plain(key)
     if isinstance(key, bool) or key is None:
-        return {True: "true", False: "false", None: "null"}[key]  # as Python's json
+        return {True: "true", False: "false", None: "null"}[key]  # as in Python's json
     if not isinstance(key, str | int | float):
-        key = msgspec.json.decode(msgspec.json.encode(key))  # a date or a Decimal; TypeError for what has no form
+        key = msgspec.json.decode(msgspec.json.encode(key))  # a date or a Decimal; TypeError if it has no form
     if not isinstance(key, str | int | float):
         raise TypeError(f"a key is of type {type(key).__qualname__}")
     return key
 
 
 def nan_at(value: Any, path: str = "result") -> str:
-    """Return where in built-in values the first NaN or infinity is; "" if there is none."""
+    """Return where the first NaN or infinity is in a value of built-in types; "" if there is none."""
     stack: list[tuple[str, Any]] = [(path, value)]
     while stack:
         where, item = stack.pop()

@@ -1,8 +1,8 @@
-"""Programs as jobs of a chain: the value to bytes, a run (program_run), and its end as result or failure.
+"""Programs as jobs of a chain: encodes the value, runs the program, turns its end into a result or a failure.
 
 Runs in a Consumer's main thread (or a user's test). `Programs` owns the keeper that all programs of a chain share: one
-of them runs at a time. Raises what fails the message: Reject, Retry, ProgramError, SoftTimeLimit, HardTimeLimit, and
-what the codecs raise.
+of them runs at a time. Raises Reject, Retry, ProgramError, SoftTimeLimit or HardTimeLimit, which fail the message, and
+whatever the codecs raise.
 """
 
 import functools
@@ -24,7 +24,7 @@ from mqworker.jobs.loading import Job
 from mqworker.jobs.message import Message
 from mqworker.jobs.program_run import CannotStart, Command, Keeper, KeeperLost, ProgramEnd
 
-REASON = 500  # characters of stderr's last line that a Reject or Retry has as its reason
+REASON = 500  # characters of stderr's last line that become the reason of a Reject or Retry
 
 
 class Clock(Protocol):
@@ -33,7 +33,7 @@ class Clock(Protocol):
     def take_over(self) -> tuple[float, float]:
         """Return how many seconds are left until the soft and the hard limit (inf: none).
 
-        Until `give_back` the soft limit does not interrupt: whoever took it over heeds it.
+        Until `give_back` the soft limit does not interrupt anything: the caller enforces it.
         """
 
     def give_back(self, soft: float) -> None:
@@ -41,7 +41,7 @@ class Clock(Protocol):
 
 
 class NoLimits:
-    """Where there are none."""
+    """Stands in where there are no time limits."""
 
     def take_over(self) -> tuple[float, float]:
         """See Clock."""
@@ -55,7 +55,7 @@ class Programs:
     """The programs of one chain."""
 
     def __init__(self, stage: str, config: StageConfig, clock: Clock | None = None) -> None:
-        """`clock` has the time limits; None: there are none."""
+        """`clock` has the time limits; None if there are none."""
         self._stage = stage
         self._config = config
         self._clock = clock or NoLimits()
@@ -66,7 +66,7 @@ class Programs:
         self._keeper.start()
 
     def teardown(self) -> None:
-        """End it."""
+        """End the keeper."""
         self._keeper.close()
 
     def make(self, job: Job) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ class Programs:
         try:
             end = self._keeper.run(command, data, environment, now + soft, now + hard, most, say)
         except KeeperLost:
-            raise ProgramError(f"{name} was killed, because the process that runs programs was") from None
+            raise ProgramError(f"{name} was killed, because the process that runs programs was killed") from None
         except CannotStart as error:
             raise ProgramError(f"{name} could not be started: {error}") from None
         finally:
@@ -100,19 +100,19 @@ class Programs:
         return self._result(name, end)
 
     def _encode(self, body: Any) -> bytes:
-        """Return what the program gets on stdin: bytes as they are, text as UTF-8, anything else by the codec."""
+        """Return what the program gets on stdin: bytes unchanged, text as UTF-8, anything else encoded by the codec."""
         if isinstance(body, bytes | bytearray | memoryview | str):
             return encode_as(body, TEXT_TYPE)
         return encode(body, self._config.codec, nan=self._config.nan)[0]
 
     def _environment(self, message: Message) -> dict[str, str]:
-        """Return the variables that the program finds besides those of its Consumer."""
+        """Return the environment variables that the program gets in addition to its Consumer's."""
         message_id = labels(message._block, message.body, self._config.input.queue)["message_id"]
         found = {MESSAGE_ID: message_id, STAGE: self._stage, ATTEMPT: str(message.attempt)}
         return {name: value.replace("\0", "") for name, value in found.items()}
 
     def _result(self, name: str, end: ProgramEnd) -> Any:
-        """Return what the program wrote to stdout, decoded; raises what its end means."""
+        """Return what the program wrote to stdout, decoded; raises the exception that its end stands for."""
         if end.stopped == "output":
             limit = self._config.max_results_bytes
             raise OversizedError(f"{name} wrote more than {limit:,} bytes to stdout, which max_results_bytes allows")
@@ -136,13 +136,13 @@ class Programs:
 
 
 def _reason(how: str, end: ProgramEnd) -> str:
-    """Return the last line of stderr, which says why; without one, how it ended."""
+    """Return the last line of stderr as the reason; without one, how the program ended."""
     lines = end.errors.strip().splitlines()
     return lines[-1][:REASON] if lines else how
 
 
 def _with_errors(failed: Exception, end: ProgramEnd) -> Exception:
-    """Add the last of stderr as evidence."""
+    """Add the end of stderr as evidence."""
     if end.errors.strip():
         failed.add_note(f"the last of its stderr:\n{end.errors.rstrip()}")
     return failed

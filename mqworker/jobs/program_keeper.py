@@ -1,14 +1,14 @@
-"""The keeper: the parent of every program that the chain of one Consumer runs, and of all that these leave behind.
+"""The keeper: the parent of every program that a Consumer's chain runs, and of all processes that these leave.
 
 A process of its own, started as a script by its Consumer (`program_run`), which imports nothing of mqworker and nothing
-of the user's. It has one thread, so that it may fork; it is a child subreaper, so that whatever a program started and
-left becomes its child, wherever it went. So all its children belong to the message in hand, and when the program has
-ended they are killed before that is reported.
+of the user's. It has one thread, so that it may fork. It is a child subreaper, so that every process that a program
+started and left behind becomes its child, whatever its session or group. So all its children belong to the message in
+hand, and when the program has ended they are killed before the end is reported.
 
-Hears runs, one at a time, and signals for the program, on its socket. Says when it is ready, and for each run how it
-ended, or why it could not begin. When its Consumer dies (which its pidfd shows: a copy that user code has forked may
-hold the socket) or closes the socket, it kills all its children and ends. When it is killed itself, the kernel kills
-the program.
+Receives runs, one at a time, and signals for the program, on its socket. Reports when it is ready, and for each run how
+it ended, or why it could not begin. When its Consumer dies (which the pidfd shows, because a process forked by user
+code may keep the socket open) or closes the socket, it kills all its children and ends. When the keeper itself is
+killed, the kernel kills the program.
 """
 
 import contextlib
@@ -24,28 +24,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 MOST = 1 << 17  # bytes of a request or an answer
-KILLING = 1.0  # seconds for what was killed to be gone
+KILLING = 1.0  # seconds for killed processes to be gone
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
-DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)  # they may be meant for a whole group
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)  # these may have been sent to a whole group
 CHILDREN = "/proc/thread-self/children"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Keeping:
-    """The program that runs, if one does, and the answer when it has ended."""
+    """The program that is running, if any, and the answer when it has ended."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._pid = 0  # of the program; it is not reaped before all is over, so that the number stays its own
+        self._pid = 0  # of the program; it is reaped last, so that its pid is not used again before
         self._ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
     def send_ready(self) -> None:
-        """Report that it is ready."""
+        """Report that the keeper is ready."""
         self._say({"ready": True})
 
     def receive(self) -> bool:
-        """Do what the Consumer asks; returns False if it has closed the socket."""
+        """Receive a request of the Consumer and carry it out; returns False if it has closed the socket."""
         try:
             data, fds, _flags, _address = socket.recv_fds(self._link, MOST, 3)
         except OSError:
@@ -60,7 +60,7 @@ class Keeping:
         return True
 
     def look(self) -> None:
-        """Reap what has died; if the program is among it, end its run."""
+        """Reap the children that have died; if the program is among them, end its run."""
         with contextlib.suppress(ChildProcessError):
             while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
                 if dead.si_pid == self._pid:
@@ -81,7 +81,7 @@ class Keeping:
                 os.close(fd)
 
     def _signal(self, number: int) -> None:
-        """Send a signal to the program's group; SIGKILL also to the program itself, which may have left it."""
+        """Send a signal to the program's group; SIGKILL also to the program itself, which may have left the group."""
         if not self._pid:
             return  # it has just ended
         with contextlib.suppress(OSError):
@@ -95,14 +95,14 @@ class Keeping:
         pid, self._pid = self._pid, 0
         left = sum(child != pid and is_alive(child) for child in children())
         with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)  # no other group can have this number yet
+            os.killpg(pid, signal.SIGKILL)  # the program is not reaped, so no other group has this number
         _, status, usage = os.wait4(pid, 0)
         stuck = kill_children(KILLING)
         code = os.waitstatus_to_exitcode(status)
         self._say({"code": code, "peak_rss": usage.ru_maxrss * 1024, "left": left, "stuck": len(stuck)})
 
     def _say(self, answer: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the Consumer is gone, which ends this process
+        with contextlib.suppress(OSError):  # the Consumer is gone, and this process will end
             self._link.send(json.dumps(answer).encode())
 
 
@@ -116,7 +116,7 @@ def start(
 ) -> int:
     """Start a program and return its pid; raises OSError, whose `filename` is the step that failed.
 
-    `ignored`: the signals that this process ignores, and that the program must not.
+    `ignored`: the signals that this process ignores but that the program must not ignore.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
@@ -125,7 +125,7 @@ def start(
             _become(parent, file, command, environment, folder, fds, ignored, writing)
         os.close(writing)
         writing = -1
-        failed = os.read(reading, 100)  # nothing, once the program runs
+        failed = os.read(reading, 100)  # empty once the program runs
     finally:
         os.close(reading)
         if writing >= 0:
@@ -147,9 +147,9 @@ def _become(
     ignored: Sequence[signal.Signals],
     report: int,
 ) -> NoReturn:
-    """Become the program, in a session of its own, as any program finds itself; it dies with the keeper.
+    """Become the program, in a session of its own and with default signal handling; it dies with the keeper.
 
-    Does as little as possible: each page that it touches is copied.
+    Does as little as possible, because each page of memory that it writes to is copied.
     """
     step = "prepare"
     try:
@@ -158,7 +158,7 @@ def _become(
         if os.getppid() != parent:
             os._exit(1)
         signal.set_wakeup_fd(-1)
-        for number in ignored:  # what has a handler gets the default by itself
+        for number in ignored:  # signals with a handler get the default at exec
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for place, fd in enumerate(fds):
@@ -166,7 +166,7 @@ def _become(
         step = "chdir"
         os.chdir(folder)
         step = "exec"
-        os.execve(file, command, environment)  # noqa: S606 - there is no shell on purpose
+        os.execve(file, command, environment)  # noqa: S606 - deliberately without a shell
     except OSError as error:
         os.write(report, f"{step} {error.errno}".encode())
     finally:
@@ -174,7 +174,7 @@ def _become(
 
 
 def children() -> list[int]:
-    """Return the children of this process, the dead ones that are not reaped too."""
+    """Return the children of this process, including dead ones that are not reaped."""
     with contextlib.suppress(OSError), open(CHILDREN, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib starts slowly
         return [int(pid) for pid in file.readall().split()]
     return []
@@ -188,11 +188,11 @@ def is_alive(pid: int) -> bool:
 
 
 def kill_children(seconds: float) -> list[int]:
-    """Kill all children, and those that become ours by that; returns those that are left after `seconds`."""
+    """Kill all children, and those that become our children by that; returns those left after `seconds`."""
     end = time.monotonic() + seconds
     while found := children():
         for pid in found:
-            with contextlib.suppress(OSError):  # another user's; told as left
+            with contextlib.suppress(OSError):  # another user's process; reported as stuck
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -205,14 +205,14 @@ def kill_children(seconds: float) -> list[int]:
 
 
 def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process; raises OSError."""
+    """Set an attribute of this process with prctl; raises OSError."""
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
 def main(consumer: int, fd: int) -> None:
-    """Keep programs until the Consumer with this pid ends; `fd`: our end of the socket."""
+    """Run programs until the Consumer with this pid ends; `fd`: our end of the socket."""
     os.set_inheritable(fd, False)
     link = socket.socket(fileno=fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,6 +1,6 @@
-"""What a program writes to stderr, line by line, as far as it is logged; the last of it is kept as evidence.
+"""Logs what a program writes to stderr, line by line, up to a limit; the end of it is kept as evidence.
 
-Lives in a Consumer (or a user's test) for one run. Many lines are counted instead of logged.
+Lives in a Consumer (or a user's test) for one run. Lines beyond the limit are only counted.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mqworker.ipc.lines import LineCutter
 
 LINES = 1000  # lines logged for one run, at most
-TAIL = 4096  # bytes that are kept
+TAIL = 4096  # bytes of the end that are kept
 
 
 class Lines:
@@ -21,11 +21,11 @@ class Lines:
 
     @property
     def tail(self) -> str:
-        """The last of it, as text."""
+        """The end of what was written, as text."""
         return self._cutter.tail
 
     def take(self, data: bytes) -> None:
-        """Log the lines that this ends."""
+        """Log the lines that are complete with these bytes."""
         if self._count > LINES:
             self._cutter.keep(data)
             self._count += data.count(b"\n")

@@ -1,13 +1,13 @@
-"""Runs programs for the chain of one Consumer: each to its end, or to that of its time.
+"""Runs programs for the chain of one Consumer: each to its end, or to its time limit.
 
 Runs in a Consumer's main thread (or a user's test). Owns the keeper, which is the programs' parent (program_keeper),
 and its end of the socket to it. A program reads the body from a file in memory, so it may read it late, in part or not
-at all; its stdout and stderr are pipes, read here while it runs. A keeper that something has stopped goes on: while
-nothing happens, it is woken now and then. Raises KeeperLost if something has killed the keeper, CannotStart, and
-OSError where the machine has no process or descriptor left; after whatever is raised during a run, the next one has a
-keeper of its own.
+at all; its stdout and stderr are pipes, which are read here while it runs. A keeper that was stopped by a signal goes
+on: while nothing happens, it is sent SIGCONT now and then. Raises KeeperLost if something has killed the keeper,
+CannotStart, and OSError if the machine has no process or descriptor left; after an error during a run, the next run
+gets a new keeper.
 
-Longer than most modules, because a run has one order of steps, and what is opened in one is closed in another.
+Longer than most modules, because a run is one sequence of steps, in which later steps close what earlier ones open.
 """
 
 import contextlib
@@ -33,19 +33,19 @@ from mqworker.jobs import program_keeper
 from mqworker.jobs.program_keeper import MOST
 from mqworker.jobs.program_lines import Lines
 
-STARTING = 30.0  # seconds for the keeper to begin
-DEAF = 1.5  # seconds for the keeper to report that a program is killed: one may have stopped it again and again
+STARTING = 30.0  # seconds for the keeper to become ready
+DEAF = 1.5  # seconds for the keeper to report a killed program: something may keep stopping the keeper
 ENDING = 1.0  # seconds for the keeper to end
 READ = 1 << 16  # bytes of one read
-LOOK = 2.0  # seconds of one wait at most; then the keeper is woken
+LOOK = 2.0  # longest wait in seconds; then the keeper is sent SIGCONT
 
 
-class KeeperLost(Exception):  # noqa: N818 - a fact about the keeper
+class KeeperLost(Exception):  # noqa: N818 - a fact about the keeper, no error of ours
     """Something has killed the keeper, and with it the program."""
 
 
 class CannotStart(Exception):  # noqa: N818 - a fact about the program
-    """The program, or the keeper, could not be started; the text says why."""
+    """The program or the keeper could not be started; the text says why."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -62,9 +62,9 @@ class ProgramEnd(msgspec.Struct, frozen=True):
     code: int  # exit code, or minus the signal
     peak_rss: int  # bytes
     output: bytes
-    errors: str  # the last of stderr
-    stopped: str  # why a signal was sent: soft or hard (a time limit), output (too much); ""
-    left: int  # processes that it has left behind, and that were killed
+    errors: str  # the end of stderr
+    stopped: str  # why a signal was sent: soft or hard (a time limit), output (too much); "" for none
+    left: int  # processes that it left behind, which were killed
     stuck: int  # those of them that could not be killed
 
 
@@ -84,7 +84,7 @@ class Keeper:
                     [sys.executable, "-I", "-S", program_keeper.__file__, str(os.getpid()), str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # a signal for the whole group of the service must not end it first
+                    start_new_session=True,  # a signal to the service's whole group must not end it first
                 )
             except BaseException:
                 ours.close()
@@ -97,7 +97,7 @@ class Keeper:
             raise
 
     def close(self) -> None:
-        """End the process, and all that programs have left."""
+        """End the keeper, and with it all processes that programs have left behind."""
         process, self._process = self._process, None
         link, self._link = self._link, None
         if link is not None:
@@ -121,8 +121,8 @@ class Keeper:
     ) -> ProgramEnd:
         """Run a program on a body; `say` is called with each line of its stderr.
 
-        `soft` and `hard`: when to send SIGTERM and SIGKILL, on the clock of `time.monotonic` (inf: never). It is also
-        killed when it has written more than `most` bytes to stdout.
+        `soft` and `hard`: when to send SIGTERM and SIGKILL, on the clock of `time.monotonic` (inf: never). The program
+        is also killed when it has written more than `most` bytes to stdout.
         """
         link = self._ready()
         over = False
@@ -140,7 +140,7 @@ class Keeper:
             over = True
             raise
         finally:
-            if not over:  # whatever still runs is the keeper's to kill, and what it cannot kill the Service's
+            if not over:  # the keeper kills whatever still runs; the Service, what the keeper cannot
                 self.close()
         return end
 
@@ -149,14 +149,14 @@ class Keeper:
         poll = select.poll()
         poll.register(link, select.POLLIN)
         if not poll.poll(STARTING * 1000):
-            raise CannotStart(f"the process that runs programs has not begun within {STARTING:g} s")
+            raise CannotStart(f"the process that runs programs did not become ready within {STARTING:g} s")
         with contextlib.suppress(ConnectionError):
             if link.recv(MOST):
                 return
         raise CannotStart(f"the process that runs programs {Death(process.wait(ENDING), 0)} as it began")
 
     def _ready(self) -> socket.socket:
-        """Return the socket to a keeper that lives."""
+        """Return the socket to a keeper that is alive."""
         if self._link is None or self._process is None or self._process.poll() is not None:
             self.close()
             self.start()
@@ -164,7 +164,7 @@ class Keeper:
         return self._link
 
     def _wake(self) -> None:
-        """Let the keeper go on if something has stopped it."""
+        """Let the keeper go on, in case something has stopped it."""
         if self._process is not None:
             with contextlib.suppress(PermissionError):  # user code has changed our user
                 self._process.send_signal(signal.SIGCONT)
@@ -186,7 +186,7 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
 
 @contextlib.contextmanager
 def _as_file(body: bytes) -> Iterator[FileIO]:
-    """Yield a file in memory with this content, at its beginning."""
+    """Yield a file in memory with this content, positioned at its beginning."""
     with FileIO(os.memfd_create("body"), "r+b") as file:
         rest = memoryview(body)
         while rest:
@@ -196,9 +196,9 @@ def _as_file(body: bytes) -> Iterator[FileIO]:
 
 
 class _Watch:
-    """One run: reads what the program writes, heeds its time, until it has ended and the pipes are empty.
+    """One run: reads what the program writes and enforces its time limits, until it has ended and the pipes are empty.
 
-    `wake` lets a keeper go on that was stopped.
+    `wake` lets a stopped keeper go on.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class _Watch:
         self._link = link
         self._output = output
         self._errors = errors
-        self._soft, self._hard, self._lost = soft, hard, math.inf  # when to send a signal, or to do without an answer
+        self._soft, self._hard, self._lost = soft, hard, math.inf  # when to send a signal, or to give up waiting
         self._most = most
         self._wake = wake
         self._written = bytearray()
@@ -243,7 +243,7 @@ class _Watch:
                     answer = self._answer()
                 elif not self._read(fd):
                     poll.unregister(fd)
-        for fd in (self._output, self._errors):  # all that could write to them is dead
+        for fd in (self._output, self._errors):  # every process that could write to them is dead
             left = unread(fd)
             while left > 0:
                 left -= self._read(fd)
@@ -302,7 +302,7 @@ class _Watch:
 
 
 def _why(step: str, number: int) -> str:
-    """Say why a program could not be started."""
+    """Return why a program could not be started."""
     what = {"chdir": "its folder cannot be entered", "exec": "it cannot be executed"}.get(step, "no process for it")
     hint = " (does the program that its first line names exist?)" if (step, number) == ("exec", errno.ENOENT) else ""
     return f"{what}: {os.strerror(number)}{hint}"

@@ -1,7 +1,7 @@
 """What a handler may return besides a plain value: one `Result`, or several results by `yield`.
 
-Lives in a Consumer (or a user's test) for one message. A `Result` says how it is to be published; what is wrong with it
-is raised where the handler makes it.
+Lives in a Consumer (or a user's test) for one message. A `Result` says how it is to be published; if anything is wrong
+with it, the error is raised where the handler makes it.
 """
 
 import operator
@@ -15,11 +15,12 @@ _WISHES = ("routing_key", "content_type", "priority", "expiration", "type", "cor
 
 @final
 class Result:
-    """A handler's result, and how to publish it; whatever is left out is as for a plain value.
+    """A handler's result, and how to publish it; anything left out is as for a plain value.
 
     `routing_key` replaces the output's (without an exchange it is the name of the queue). `headers` are added to those
-    that the input has; None removes one. With a `content_type`, bytes and text are sent as they are, anything else must
-    be of a JSON or MessagePack type. `priority` is 0 to 255, `expiration` in seconds. Raises TypeError or ValueError.
+    of the input; None removes a header. With a `content_type`, bytes and text are sent as they are; for anything else,
+    it must be a JSON or MessagePack type. `priority` is 0 to 255, `expiration` in seconds. Raises TypeError or
+    ValueError.
     """
 
     __slots__ = ("body", "content_type", "correlation_id", "expiration", "headers", "priority", "routing_key", "type")
@@ -59,7 +60,7 @@ class Result:
         return f"Result({self.body!r}{f', headers={self.headers!r}' if self.headers else ''}{''.join(wishes)})"
 
     def then(self, value: Any) -> "Result":
-        """Return what a later job of the chain made of this one: its value and wishes, else the wishes made here."""
+        """Return the result of a later job: its value and wishes, and the wishes made here that it does not replace."""
         later = value if isinstance(value, Result) else Result(value)
         merged = Result(later.body, headers=self.headers | later.headers)
         for name in _WISHES:
@@ -69,9 +70,9 @@ class Result:
 
 
 class Several:
-    """The results of a chain in which a job has yielded: each is computed when it is asked for.
+    """The results of a chain in which a job has yielded: each is computed on demand.
 
-    Whoever stops before the end calls `close`, so that the handler's own `finally` runs then and not later.
+    A caller that stops before the end calls `close`, so that the handler's `finally` blocks run then and not later.
     """
 
     __slots__ = ("_values", "_wishes")
@@ -90,7 +91,7 @@ class Several:
 
 
 def short_text(name: str, value: Any) -> str | None:
-    """Return a value that AMQP's short strings can hold."""
+    """Return the value if it fits into an AMQP short string; raises TypeError or ValueError."""
     if value is None:
         return None
     if not isinstance(value, str):

@@ -1,7 +1,7 @@
-"""The processes of a run: the code is checked in one, then a Stage in ours has Consumers compute the lines.
+"""The processes of a run: one checks the code, then a Stage in our own process has Consumers compute the lines.
 
-Used by the loop of `mqworker map`, on it. Owns the Stage and its Timers. Says `fails` if no line will ever be computed,
-or if the periodic work raises. `end` leaves no process behind. Raises MapError for code that cannot be used.
+Runs on the loop of `mqworker map`. Owns the Stage and its Timers. Calls `fails` if no line will ever be computed, or if
+the periodic work raises. `end` leaves no process behind. Raises MapError for code that cannot be used.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from mqworker.producer.stage import Stage
 from mqworker.producer.timers import Timers
 from mqworker.service.orphans import Orphans
 
-GRACE = 2.5  # seconds for lines in hand after a signal; together with the rest it ends within 5
+GRACE = 2.5  # seconds for lines in hand after a signal; with the other steps, the run ends within 5
 LAST = 0.5  # seconds for each of the steps after that
 _NEVER = ("Consumers cannot be set up", "a Consumer could not be started")  # how such problems begin
 
@@ -35,7 +35,7 @@ log = logging.getLogger("mqworker.mapping")
 
 
 async def checked(stage: MapStage, folder: Path, watcher: Watcher) -> Generation:
-    """Check the code of a stage, and return what its Consumers run: a copy in the folder."""
+    """Check the code of a stage, and return the generation that its Consumers run: a copy in the folder."""
     report = await check_code(
         *(stage.name, stage.root, stage.work.jobs, stage.work.params, stage.config.setup_deadline, watcher.event),
         state_dir=folder,
@@ -47,7 +47,7 @@ async def checked(stage: MapStage, folder: Path, watcher: Watcher) -> Generation
         raise MapError(Exit.CONFIG, "\n".join(problems))
     if report.shared:
         names = ", ".join(use.name for use in report.shared)
-        what = f"{names}: shared objects keep their state in a service, and map has none"
+        what = f"{names}: shared objects keep their state in a service, and map runs without one"
         raise MapError(Exit.CONFIG, f"{what}; run the stage, and send it the lines by `mqworker send`")
     for warning in report.warnings:
         logs.report(log, logging.WARNING, "user_code", warning)
@@ -74,7 +74,7 @@ class Crew:
         desired = Desired(1, True, stage.consumers, generation, None, limits.soft, limits.hard, logging.INFO)
         self.orphans = Orphans()
         self._fails = fails
-        self._was_ready = False  # a Consumer was set up
+        self._was_ready = False  # a Consumer has been set up
         self._stage = Stage(spec, desired, watcher.event, self._changed, link_factory)
         self._timers = Timers(self._stage)
 
@@ -84,17 +84,17 @@ class Crew:
         self._tick()
 
     async def end(self, patience: float, leave: float, hurry: Callable[[], bool]) -> None:
-        """End all: lines in hand may take `patience` seconds, Consumers without one `leave`; less in a `hurry`."""
+        """End everything: lines in hand may take `patience` seconds, idle Consumers `leave`; less in a `hurry`."""
         stage = self._stage
         ledger, fleet, end = stage.ledger, stage.dispatch.fleet, time.monotonic() + patience
-        stage.register.end_life()  # from now on a death does not count against what is in hand
+        stage.register.end_life()  # from now on, the death of a Consumer does not count against its lines
         stage.quiet()
         while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < end and not hurry():
-            stage.intake.give_back_held()  # what a dying Consumer left
+            stage.intake.give_back_held()  # what a dying Consumer has left
             await asyncio.sleep(0.01)
         if len(ledger.assignments):
             fleet.kill_all("the run ends")
-        stage.settlement.send_acks(time.monotonic() + GAP_WAIT)  # also those that would wait behind a gap
+        stage.settlement.send_acks(time.monotonic() + GAP_WAIT)  # also those that still wait behind a gap
         await self._emptied(max(leave, end - time.monotonic()), hurry)
         fleet.kill_all("it did not end in time")
         await self._emptied(LAST, lambda: False)
@@ -122,7 +122,7 @@ class Crew:
         asyncio.get_running_loop().call_later(wait, self._tick)
 
     def _hopeless(self) -> str:
-        """Return why no line will ever be computed; "": some may be."""
+        """Return why no line will ever be computed; "" if some may be."""
         fleet = self._stage.dispatch.fleet
         problem = fleet.staffing.problem
         if (

@@ -1,10 +1,11 @@
-"""The files of a run: OUT.part and OUT.dead, which grow by portions, and OUT.map, which says how far they are good.
+"""The files of a run: OUT.part and OUT.dead, which grow by portions, and OUT.map, which says how much is valid.
 
-Used by `mqworker map`: opened on its main thread, written in one other. The order of the steps is what makes a kill at
-any moment harmless. A portion: append to both files and sync them, then write the state beside the old one, sync it and
-rename it. A start: cut both files to the lengths in the state. An end: store a state that is complete, rename OUT.part
-to OUT, then remove OUT.map; whoever finds a complete state does the rest. OUT.dead is rewritten with OUT; a file of
-dead letters with another name is not, because another run may need what is in it. Raises MapError and OSError.
+Used by `mqworker map`: opened on its main thread, written in one other thread. The order of the steps makes a kill at
+any moment harmless. To store a portion: append to both files and sync them, then write the state beside the old one,
+sync it and rename it. To start: cut both files to the lengths in the state. To end: store a state marked complete,
+rename OUT.part to OUT, then remove OUT.map; a later run that finds a complete state does the rest. OUT.dead is
+overwritten along with OUT; a file of dead letters with another name is not, because another run may need its content.
+Raises MapError and OSError.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ STATE = "state"
 
 
 class MapState(msgspec.Struct, frozen=True):
-    """How far a run is."""
+    """How far a run has come."""
 
     work: Work
     dead_file: str
@@ -44,16 +45,16 @@ class MapFiles:
     """See the module head. `state` is what is stored."""
 
     def __init__(self, output: Path | None, dead: Path, work: Work, *, resumable: bool) -> None:
-        """`output`: None for stdout; a pipe or a device is written as it is. `resumable`: the input is a file."""
+        """`output`: None for stdout; a pipe or a device is written to directly. `resumable`: the input is a file."""
         self.state = MapState(work, str(dead.absolute()))
         self._output = output
         self._stream = output is None or (output.exists() and not output.is_file())
         self._dead_path = dead
         self._beside = output is not None and dead.absolute() == output.with_name(f"{output.name}.dead").absolute()
         self.resumable = resumable and not self._stream
-        self.resumed = False  # there is an earlier run
-        self._begun = False  # there is a state, of whichever run
-        self._ours = self._stream  # the folder
+        self.resumed = False  # this run continues an earlier one
+        self._begun = False  # there is a stored state, of this run or an earlier one
+        self._ours = self._stream  # whether the folder is ours
         self._lock: int | None = None
         if output is None or self._stream:
             self.folder = Path(tempfile.mkdtemp(prefix="mqworker-map-"))
@@ -65,7 +66,7 @@ class MapFiles:
     # --- the start
 
     def claim(self, *, resume: bool) -> None:
-        """Make sure that this is the only run with this output, and find out how far an earlier one has come."""
+        """Make sure that this is the only run with this output, and find out how far an earlier run has come."""
         if resume and not self.resumable:
             raise MapError(Exit.USAGE, "--resume: what comes from a pipe, or goes into one, cannot be resumed")
         if self._stream:
@@ -75,8 +76,8 @@ class MapFiles:
         found = self._load() if self._begun else None
         if found is None:
             if self._part.exists() and self._part.stat().st_size:
-                what = f"{self._part} is left of a run that cannot be resumed"
-                raise MapError(Exit.USAGE, f"{what}: look whether you need it, and remove it")
+                what = f"{self._part} is left over from a run that cannot be resumed"
+                raise MapError(Exit.USAGE, f"{what}: check whether you need it, then remove it")
             return
         self.resumed = True
         if not resume:
@@ -94,7 +95,7 @@ class MapFiles:
         self.state = found
 
     def open(self) -> None:
-        """Open what is written; unless that raises, there is an unfinished run from here on."""
+        """Open the files that are written; unless this raises, there is an unfinished run from here on."""
         full = self._begun or self._beside
         dead = _open(self._dead_path, self.state.dead_length, alone=True, full=full)
         self._dead = _OutFile(dead, gz=self._dead_path.suffix == ".gz")
@@ -113,7 +114,7 @@ class MapFiles:
     # --- the run; in a thread
 
     def store(self, portion: Portion) -> None:
-        """Write a portion, and when it is on the disk, the state."""
+        """Write a portion, and once it is on disk, the state."""
         before = self.state
         state = replace(
             before,
@@ -126,17 +127,17 @@ class MapFiles:
         self._store(state)
 
     def complete(self) -> None:
-        """Store that all is written; also an empty .gz is one."""
+        """Store that everything is written; without results, a .gz file still gets one empty member."""
         length = self.state.results_length or self._results.append([], always=True)
         self._store(replace(self.state, results_length=length, complete=True))
 
     # --- the end
 
     def finish(self) -> None:
-        """Put the output in its place; also for a run that was killed while it did that."""
+        """Put the output in its place, also for an earlier run that was killed while doing so."""
         if not self._stream:
             assert self._output is not None
-            with contextlib.suppress(FileNotFoundError):  # it has been renamed
+            with contextlib.suppress(FileNotFoundError):  # it has been renamed already
                 self._part.replace(self._output)
             _sync_folder(self._part.parent)
         if not self.state.dead and self._dead_path.is_file():
@@ -149,7 +150,7 @@ class MapFiles:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def leave(self) -> None:
-        """Leave an unfinished run as it is; a folder that nobody can go on with is removed."""
+        """Leave an unfinished run as it is; remove a folder that no later run could go on with."""
         if self._ours and not self._begun:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -201,9 +202,9 @@ class _OutFile:
         self._stored = stat.S_ISREG(os.fstat(fd).st_mode)
 
     def append(self, lines: list[bytes], *, always: bool = False) -> int:
-        """Append lines, compressed as a member of their own, so that the file can be cut there; returns their bytes.
+        """Append lines and return their bytes; in a .gz file as a separate member, so that it can be cut there.
 
-        `always`: also a member without lines.
+        `always`: append a member even without lines.
         """
         if not (lines or always):
             return 0
@@ -216,15 +217,15 @@ class _OutFile:
         return len(data)
 
     def sync(self) -> None:
-        """Return when it is on the disk."""
+        """Return when everything written is on disk."""
         if self._stored:
             os.fdatasync(self._fd)
 
 
 def _open(path: Path, length: int, *, alone: bool = False, full: bool = True) -> int:
-    """Open a file with its first `length` bytes.
+    """Open a file, keeping its first `length` bytes.
 
-    `alone`: no other run may write it, whatever its output; `full`: there may be more in it, which is cut off.
+    `alone`: no other run may write to it, whatever its output is. `full`: the file may hold more, which is cut off.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     status = os.fstat(fd)
@@ -239,7 +240,7 @@ def _open(path: Path, length: int, *, alone: bool = False, full: bool = True) ->
         status = os.fstat(fd)
     if status.st_size and not full:
         os.close(fd)
-        raise MapError(Exit.USAGE, f"{path} has dead letters of an earlier run: take it away, or name another file")
+        raise MapError(Exit.USAGE, f"{path} has dead letters of an earlier run: move it away, or name another file")
     if status.st_size < length:
         what = f"{path} has {status.st_size:,} bytes, of {length:,} that the unfinished run had written"
         raise MapError(Exit.INTERNAL, f"{what}: it was cut or replaced, and the run cannot go on")

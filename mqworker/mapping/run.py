@@ -1,9 +1,10 @@
-"""The loop of `mqworker map`: reads lines, has them computed, stores what is ready, and ends.
+"""The loop of `mqworker map`: reads lines, has them computed, stores what is ready, and ends the run.
 
-Runs on the main thread of the verb's process, which is the Producer of one stage and starts its Consumers (`crew`). Two
-threads read and write; what decides is here or in the Window. Hears signals, the FileLink and the crew; says what a
-Watcher wants to know. Returns how it ended, and leaves no process behind. The first INT, TERM or HUP lets lines in hand
-finish for GRACE seconds, a second one does not wait; what is ready is stored in any case.
+Runs on the main thread of the command's process, which is the Producer of one stage and starts its Consumers (`crew`).
+Two threads read and write; the decisions are made here or in the Window. Receives signals and the calls of the FileLink
+and the crew; reports progress to a Watcher. Returns how the run ended, and leaves no process behind. After the first
+INT, TERM or HUP, lines in hand may finish for GRACE seconds; a second signal ends the wait. What is ready is stored in
+any case.
 """
 
 import asyncio
@@ -32,8 +33,8 @@ from mqworker.mapping.watcher import Pace, Watcher
 from mqworker.mapping.work import MapStage
 from mqworker.service.instance import be_parent
 
-SAVE = 1.0  # seconds between two portions that are stored
-LOOK = 0.5  # seconds between two figures
+SAVE = 1.0  # seconds between two stored portions
+LOOK = 0.5  # seconds between two reports of progress
 INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 _ENDS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: Exit.GIVEN_BACK, signal.SIGHUP: Exit.GIVEN_BACK}
 
@@ -46,14 +47,14 @@ class MapResult(NamedTuple):
     """How it ended."""
 
     code: int
-    message: str  # what is wrong; "": nothing
+    message: str  # what is wrong; "" for nothing
     state: MapState
     finished: bool
-    goes_on: bool = True  # with the same input and --resume
+    goes_on: bool = True  # can be continued with the same input and --resume
 
 
 def run(stage: MapStage, files: MapFiles, fd: int, watcher: Watcher) -> MapResult:
-    """Compute the lines of an open file; `files` are claimed. Raises MapError or StartError if nothing was begun."""
+    """Compute the lines of an open file; `files` must be claimed. Raises MapError or StartError before it begins."""
     forget_main()
     be_parent({stage.name: stage.config}, stage.consumers)
     gc.freeze()
@@ -77,14 +78,14 @@ class MapRun:
         self._wake = asyncio.Event()  # there may be something to do before the next portion is due
         self._room = asyncio.Event()  # another batch is wanted
         self._signals: list[signal.Signals] = []
-        self._fault: tuple[int, str] | None = None  # why it cannot go on: exit code and sentence
+        self._fault: tuple[int, str] | None = None  # why the run cannot go on: exit code and sentence
         self._damage = ""  # why the input cannot be read to its end
-        self._same_input = True  # as that of an earlier run which this one goes on with
+        self._same_input = True  # as that of the earlier run that this one continues
         self._storing: asyncio.Task[None] | None = None
-        self._writable = True  # nothing has failed at being stored
+        self._writable = True  # no write has failed
 
     async def main(self) -> MapResult:
-        """Do all of it."""
+        """Do the whole run."""
         for number in _ENDS:
             if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue  # started by nohup
@@ -106,7 +107,7 @@ class MapRun:
     # --- the start
 
     async def _unless_ended(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what `work` does, or None if a signal comes first."""
+        """Return the result of `work`, or None if a signal comes first."""
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _task: self._wake.set())
         while not task.done() and not self._signals:
@@ -163,7 +164,7 @@ class MapRun:
         return task
 
     def _look(self) -> None:
-        """Tell how far it is, and again soon."""
+        """Report how far the run is, now and every LOOK seconds."""
         self._crew.orphans.look()
         self._watcher.figures(self._pace.look(self._window, self._files.state.dead, time.monotonic()))
         asyncio.get_running_loop().call_later(LOOK, self._look)
@@ -193,12 +194,12 @@ class MapRun:
             self._moved()
 
     async def _is_same_input(self) -> bool:
-        """Go to where the earlier run was; if the input begins with something else, nothing goes on."""
+        """Skip to where the earlier run was; return False if the input begins with something else."""
         try:
             await self._in("reader", self._reader.skip, *self._files.state.place)
         except InputFault as error:
             self._same_input = False
-            self._damage = f"the input: {error}; give that input, or to begin anew, remove {self._files.left}"
+            self._damage = f"the input: {error}; give that input, or to start over, remove {self._files.left}"
         return self._same_input
 
     async def _store(self) -> None:
@@ -222,7 +223,7 @@ class MapRun:
                 self._wake.set()
 
     async def _serve(self) -> None:
-        """Go on until all is stored, or it cannot go on, or must not."""
+        """Store portions until everything is stored, or a fault or a signal ends the run."""
         while not (self._signals or self._fault or self._all_stored()):
             if self._storing is None or self._storing.done():
                 self._storing = self._begin_task(self._store())
@@ -234,7 +235,7 @@ class MapRun:
         return self._window.done and self._files.state.place.line == self._window.line
 
     async def _conclude(self) -> MapResult:
-        """Store what came last, and return how it ended."""
+        """Store what came last, and return how the run ended."""
         if self._all_stored() and not self._damage:
             await self._in("writer", self._files.complete)
             self._files.finish()

@@ -1,4 +1,4 @@
-"""What `mqworker map` says of a run while it goes on, and how far that is. Figures are pure: times are arguments."""
+"""What `mqworker map` reports about a run while it goes on. The figures are pure: times are arguments."""
 
 from collections import deque
 from typing import NamedTuple, Protocol
@@ -6,23 +6,23 @@ from typing import NamedTuple, Protocol
 from mqworker.brokers.files.window import Window
 from mqworker.ipc.records import LogEvent
 
-STUCK = 5.0  # seconds after which a line that others wait for is named
-LOOKS = 11  # of which the rate is made
+STUCK = 5.0  # seconds after which a line that later ones wait for is named
+LOOKS = 11  # from which the rate is computed
 
 
 class MapFigures(NamedTuple):
-    """How far it is."""
+    """How far a run has come."""
 
     position: int  # in the file
-    lines: int  # settled, and all before them are
+    lines: int  # settled, with all lines before them
     dead: int  # lines stored as dead letters
     rate: float  # lines settled per second, lately
-    waits_for: int  # the line that others have waited for since a while; 0: none
+    waits_for: int  # the line that later ones have waited for; 0: none
     waited: float  # seconds
 
 
 class Watcher(Protocol):
-    """Whoever looks on; calls come on the loop."""
+    """Receives what happens in a run; called on the loop."""
 
     def event(self, event: LogEvent) -> None:
         """Receive a log event of any process."""
@@ -35,11 +35,11 @@ class Watcher(Protocol):
 
 
 class Pace:
-    """Makes figures of a window that is looked at now and then."""
+    """Computes figures from a window that is looked at now and then."""
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)  # time, lines settled
-        self._stands = (0.0, -1)  # since when, and behind which line
+        self._stands = (0.0, -1)  # since when nothing has moved, and behind which line
 
     def look(self, window: Window, dead: int, now: float) -> MapFigures:
         """Return the figures of this moment."""

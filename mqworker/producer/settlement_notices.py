@@ -2,8 +2,8 @@
 
 Lives in the Producer, on its loop, and never blocks it. Owns a connection to each object that the stage uses, with a
 buffer. An object remembers the calls of a message until a notice says that the message is settled, and longer if the
-message is published again, which is reported before it is. A notice that is lost, because an object is down for long,
-costs memory there, and nothing else.
+message is published again, which is reported before it is. A notice that is lost, because an object is down for
+long, costs memory there, and nothing else.
 """
 
 import socket

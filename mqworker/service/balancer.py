@@ -2,7 +2,7 @@
 
 Lives in the Service's main thread, within Stages. Owns the present numbers, which are not stored: a service begins with
 an even split. Reads the document and the Producers' reports; returns the document with the numbers in it, under the
-revision that it has, so that no move looks like a change that somebody has made. Logs each move.
+same revision, so that no move looks like a change that somebody has made. Logs each move.
 """
 
 import logging
@@ -31,12 +31,12 @@ class Balancer:
         self._balance = Balance({name: most_consumers(stage.concurrency) for name, stage in config.stages.items()})
         self._processes = config.service.processes
         self._configured = {name for name, stage in config.stages.items() if stage.consumers == AUTO}
-        self._counted = set(self._configured)  # stages whose Consumers count: also those that have had a share since
-        self._own: dict[str, int] = {}  # stages that have no share now: how many Consumers each is to have
+        self._counted = set(self._configured)  # stages that share, by the configuration or at any time since
+        self._own: dict[str, int] = {}  # stages that have no share now: the number of Consumers of each
         self._paused = False
 
     def want(self, document: Document, statuses: Statuses, *, paused: bool) -> None:
-        """Share again if other stages take part, or others are fixed, than before."""
+        """Share again if different stages take part, or have fixed numbers, than before."""
         self._paused = paused
         active = {name: stage for name, stage in document.stages.items() if stage.running and stage.working}
         sharing = [name for name, stage in active.items() if stage.auto]
@@ -50,7 +50,7 @@ class Balancer:
         self._settle(statuses)
 
     def beat(self, document: Document, statuses: Statuses, now: float) -> bool:
-        """Make a move if one is due; returns whether any stage has another number of Consumers now."""
+        """Make a move if one is due; returns whether the number of Consumers of any stage has changed."""
         facts = {
             name: demand_of(document.stages[name], statuses[name], now, paused=self._paused)
             for name in self._balance.shares
@@ -75,22 +75,22 @@ class Balancer:
 
 
 def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, paused: bool) -> Demand:
-    """Return what matters of a stage; `now`: CLOCK_MONOTONIC."""
+    """Return the facts about a stage that matter for sharing; `now`: CLOCK_MONOTONIC."""
     if status is None:
         return NOBODY
     order = status.order
     stuck = status.link.waits or (order is not None and order.stuck)  # another service has them, or another message
     takes = stage.listening and not paused and not stuck and status.hold_back not in ("unplaced", "output")
     waiting = 0
-    if not status.crash_loop and status.hold_back != "output":  # more Consumers could do nothing about that
+    if not status.crash_loop and status.hold_back != "output":  # more Consumers would not help
         waiting = status.held - (0 if order is None else order.locked) + (status.backlog or 0 if takes else 0)
     mine = [each for each in status.consumers if each.code == stage.code and each.state != "spare"]
     last = max(mine, key=lambda each: each.slot, default=None)
     ready = sum(each.state in ("idle", "busy") for each in mine)
     oldest = max((now - each.message_since for each in mine if each.message_since), default=0.0)
-    seats = max((each.seats for each in mine), default=0) or 1  # messages that share the time of a Consumer
+    seats = max((each.seats for each in mine), default=0) or 1  # messages that share a Consumer's time
     time = (max(UNKNOWN, oldest) if status.service_time is None else status.service_time) / seats
-    if ready and status.capacity:  # follows a change sooner, and the way to a Consumer counts too
+    if ready and status.capacity:  # follows changes sooner, and includes the way to a Consumer
         time = ready / status.capacity
     return Demand(
         waiting=waiting,
@@ -105,5 +105,5 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
 
 
 def _slots(status: StageStatus | None) -> list[int]:
-    """Return the slot of each Consumer, but for those of a candidate or of the code before it."""
+    """Return the slot of each Consumer, except those of a candidate or of the previous code."""
     return [each.slot for each in status.consumers if each.state != "spare"] if status is not None else []

@@ -1,8 +1,8 @@
-"""Which kind of broker a state folder belongs to, so that a URL that got lost on its way is noticed.
+"""Which kind of broker a state folder belongs to, so that a missing URL is noticed.
 
 Used once by the Service, at its start, and by `mqworker check`. Without `broker.url` a service runs on the embedded
-broker. If the URL came from a variable that is gone one day, it would start on an empty queue and look healthy, while
-its messages wait at RabbitMQ. So the folder remembers RabbitMQ, in the file `broker`.
+broker. If the URL came from a variable that is missing one day, the service would start on an empty queue and look
+healthy, while its messages wait at RabbitMQ. So the folder records the kind of broker, in the file `broker`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def lost_url(loaded: Loaded) -> str:
 
 
 def remember(loaded: Loaded) -> None:
-    """Write down which kind is used from now on; a folder that cannot be written is reported elsewhere."""
+    """Record which kind is used from now on; a folder that cannot be written is reported elsewhere."""
     kind = RABBITMQ if embedded_path(loaded.config.broker.urls[0]) is None else EMBEDDED
     if _read(loaded.state_dir) != kind:
         with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
-"""Operations on many dead letters, as the Service knows them: begun here, carried out by the broker admin.
+"""The Service's side of operations on many dead letters: begun here, carried out by the broker admin.
 
-Runs on the Service's main loop. Owns the table of operations, those in progress and the last ENDED that have ended,
-and their totals, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have
-failed, and some of their letters may be in both queues. At the end of the service, all of them are ended before the
-process is. The HTTP threads read `all` and `counts`, which are replaced and never changed. Fails with ControlError.
+Runs on the Service's main loop. Owns the table of operations, those in progress and the last ENDED that have ended, and
+their totals, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have failed, and some
+of their letters may be in both queues. When the service ends, all of them are ended before the broker admin is. The
+HTTP threads read `all` and `counts`, which are replaced and never changed. Raises ControlError.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import AdminProgress, BulkView
 
 ENDED = 50  # operations that have ended and are still shown
-DEADLINE = 10.0  # seconds to begin one, or to have it end
+DEADLINE = 10.0  # seconds to begin an operation, or to have it end
 DOUBLED = 100  # letters that a killed broker admin may leave in both queues: the last two batches
-LISTED = "`mqworker operations list` shows those at work, and the last ones"
+LISTED = "`mqworker operations list` shows those in progress, and the last ones"
 OUTCOMES = ("done", "gone", "refused", "unsure")
-UNSURE = ("deadline", "unavailable")  # kinds of errors after which it may have begun all the same
+UNSURE = ("deadline", "unavailable")  # kinds of errors after which it may have begun nevertheless
 
 log = logging.getLogger("mqworker.service.bulk_operations")
 
@@ -47,20 +47,20 @@ class BulkOperations:
         broker_admin.on_end = self._admin_ended
 
     async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
-        """Begin to replay or drop what is selected; asked again for the same selection, it is the first one's."""
+        """Begin to replay or drop what is selected; if repeated for the same selection, returns the first operation."""
         if self._ending is not None:
             raise ControlError("draining", "the service is ending and begins no operation")
         name, now = secrets.token_hex(6), time.time()
         view = BulkView(name, "looking", stage, kind, by, 0, 0, count, 0, 0, 0, "", now, now)
         self._put(view)
         arguments = {"stage": stage, "selection": selection, "kind": kind, "count": count, "operation": name}
-        asking = asyncio.create_task(self._ask(view, arguments))  # goes on when its caller is cancelled
+        asking = asyncio.create_task(self._ask(view, arguments))  # goes on if its caller is cancelled
         self._beginning.add(asking)
         asking.add_done_callback(self._has_asked)
         return await asyncio.shield(asking)
 
     async def cancel(self, operation: str) -> BulkView:
-        """End an operation before its next batch; one that has ended stays as it is."""
+        """End an operation before its next batch; an operation that has ended stays as it is."""
         found = self._get(operation)
         if found is None:
             raise ControlError("unknown_operation", f"there is no operation {operation!r}; {LISTED}")
@@ -69,11 +69,11 @@ class BulkOperations:
         return self._get(operation) or found
 
     def end(self) -> None:
-        """Begin no more, and end those in progress before their next batch: the service is ending."""
+        """Begin no more operations, and end those in progress before their next batch: the service is ending."""
         self._ending = self._ending or asyncio.create_task(self._cancel_all())
 
     async def ended(self, patience: float) -> None:
-        """Wait until all have ended."""
+        """Wait until all operations have ended, for at most `patience` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while any(not view.over for view in self.all):
@@ -83,7 +83,7 @@ class BulkOperations:
     # -- inside
 
     async def _ask(self, view: BulkView, arguments: dict[str, Any]) -> BulkView:
-        """Have the broker admin begin an operation; if that fails, its view does not stay open."""
+        """Have the broker admin begin an operation; if that fails, its view is removed or marked as failed."""
         name = view.operation
         try:
             begun = await self._broker_admin.ask("dlq_begin", arguments, DEADLINE)
@@ -104,17 +104,17 @@ class BulkOperations:
         what = f"{view.kind} of {view.wanted} dead letters of stage {view.stage} has begun (operation {name})"
         fields = {"stage_name": view.stage, "operation": name, "kind": view.kind, "count": view.wanted}
         logs.report(log, logging.INFO, "bulk_started", what, **fields)
-        if self._ending is not None:  # it has not been asked to end
+        if self._ending is not None:  # it has not been ended by `end`
             await self._cancelled(name)
         return self._get(name) or view
 
     def _has_asked(self, asking: "asyncio.Task[BulkView]") -> None:
         self._beginning.discard(asking)
         if not asking.cancelled():
-            asking.exception()  # nobody may have waited for it
+            asking.exception()  # possibly nobody has waited for it
 
     async def _cancelled(self, name: str) -> bool:
-        """Have the broker admin end an operation; returns whether it is in progress there, or may be."""
+        """Have the broker admin end an operation; returns whether it is, or may be, in progress there."""
         try:
             return bool(await self._broker_admin.ask("dlq_cancel", {"operation": name}, DEADLINE))
         except ControlError:
@@ -135,7 +135,7 @@ class BulkOperations:
             self._fail(view.operation, why)
 
     def _fail(self, operation: str, why: str) -> None:
-        """End an operation of which nothing will be heard any more."""
+        """Mark an operation as failed, because no further report about it will come."""
         view = self._get(operation)
         if view is not None and not view.over:
             unsure = min(self._doubled, view.done + view.unsure) if view.kind == "replay" else 0

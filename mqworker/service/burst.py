@@ -1,8 +1,8 @@
-"""How `run --burst` ends: asks the broker when the rule wants it, counts what was done, and says the exit code.
+"""Ends `run --burst`: asks the broker when the rule wants it, counts what was done, and returns the exit code.
 
-Runs on the Service's main loop; burst_rule.py decides when it is over. The broker is asked by way of the broker admin;
-while it does not answer, it is asked again. Dead letters are found in two ways: the Producers count them, and the
-dead-letter queues hold more than at the start, where a Producer was killed before it could report.
+Runs on the Service's main loop; burst_rule.py decides when the run is over. The broker is asked through the broker
+admin, again and again until it answers. Dead letters are noticed in two ways: the Producers count them, and the
+dead-letter queues hold more than at the start, in case a Producer was killed before it could report.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from mqworker.http.totals import Totals
 from mqworker.ipc import logs
 from mqworker.service.burst_rule import Ask, BurstRule, End, Left
 
-ASK_DEADLINE = 30.0  # seconds for the broker's answer: it is asked for some 25 queues a stage, one by one
-COUNTED = {"result": "results", "dropped": "dropped", "retried": "retried", "dead": "dead"}  # counters and their words
+ASK_DEADLINE = 30.0  # seconds for the broker's answer: it is asked about some 25 queues a stage, one by one
+COUNTED = {"result": "results", "dropped": "dropped", "retried": "retried", "dead": "dead"}  # counters and their names
 
 log = logging.getLogger("mqworker.service.burst")
 
@@ -32,16 +32,16 @@ class Burst:
         self._broker_admin = broker_admin
         self._rule = BurstRule()
         self._totals = Totals()
-        self._before: dict[str, Left] | None = None  # at the broker, when it first answered
+        self._before: dict[str, Left] | None = None  # the broker's first answer
         self._request: asyncio.Task[None] | None = None
 
     def beat(self, stages: Collection[StageView], *, paused: bool, sources_over: bool) -> Exit | None:
-        """Do what is due; returns the exit code once it is over, which it is not before the sources are."""
+        """Do what is due; returns the exit code once the run is over, which it is not before the sources are."""
         for stage in stages:
             if stage.actual is not None:
                 self._totals.count(stage.name, stage.actual.pid, stage.actual.counters)
         if self._request is not None and self._request.done():
-            self._request.result()  # raises our own faults, which end the Service
+            self._request.result()  # raises internal errors, which end the Service
             self._request = None
         todo = self._rule.look(stages, time.monotonic(), paused=paused) if sources_over else None
         if isinstance(todo, End):

@@ -1,13 +1,13 @@
-"""When `run --burst` is done. Pure: what the stages report, what the broker answers and the time come in.
+"""When `run --burst` is done. Pure: takes the stages' reports, the broker's answers and the time.
 
-Of each stage that takes part, nothing may be in hand, ready in its input, or waiting for its next attempt. The stages
-report at different times, and a message may go from one to the next meanwhile. So the broker is asked while all stages
-are at rest, and it is over if afterwards every stage reports again, at rest and with the same counters: then nothing
-was received, settled or published anywhere from the first of these looks to the second, and so what the broker counted
-between them was all that there was. A message on its way to a Producer meanwhile has arrived by the second look.
+In each stage that takes part, no message may be in hand, ready in its input, or waiting for its next attempt. The
+stages report at different times, and in between a message may move from one to the next. So the broker is asked while
+all stages are at rest, and the run is over if every stage reports again afterwards, at rest and with the same counters:
+then nothing was received, settled or published anywhere between the first reports and the second, so the broker's count
+between them included all messages. A message that was on its way to a Producer has arrived by the second report.
 
-A stage that is stopped, paused or without Consumers is not waited for, once nothing is in hand there. Neither is one in
-a crash loop, if nothing else goes on for a while. A service that is paused as a whole waits to be resumed.
+A stage that is stopped, paused or without Consumers does not delay the end once it has nothing in hand. Neither does a
+stage in a crash loop, if nothing else happens for a while. A service that is paused as a whole waits to be resumed.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,9 +16,9 @@ from typing import NamedTuple
 from mqworker.control.views import StageView
 from mqworker.ipc.stage_status import StageStatus
 
-ON_ITS_WAY = 0.5  # seconds in which a Producer gets what the broker has given out
-AGAIN = 1.0  # seconds until the broker is asked again, if something was left
-STUCK = 10.0  # seconds without any change after which a crash loop is not waited for
+ON_ITS_WAY = 0.5  # seconds in which a Producer receives what the broker has delivered
+AGAIN = 1.0  # seconds until the broker is asked again, if messages were left
+STUCK = 10.0  # seconds without any change after which a crash loop no longer delays the end
 
 
 class Left(NamedTuple):
@@ -36,7 +36,7 @@ class Ask(NamedTuple):
 
 
 class End(NamedTuple):
-    """It is done."""
+    """The run is done."""
 
     stuck: tuple[str, ...]  # stages in a crash loop
     left: dict[str, Left]
@@ -46,8 +46,8 @@ class BurstRule:
     """See the module head."""
 
     def __init__(self) -> None:
-        self._marks: object = None  # what all stages had counted when they came to rest
-        self._since = 0.0  # when they did
+        self._marks: object = None  # the counters of all stages when they came to rest
+        self._since = 0.0  # when they came to rest
         self._number = 0  # the number of the last request to the broker
         self._part: tuple[str, ...] = ()  # the stages in which nothing may be left
         self._ask_at = 0.0
@@ -74,7 +74,7 @@ class BurstRule:
         return End(stuck, self._left) if seen and waited else None
 
     def answered(self, number: int, left: Mapping[str, Left], now: float) -> None:
-        """Note the broker's answer; it counts if nothing has changed since it was asked."""
+        """Note the broker's answer; it counts if nothing has changed since the request."""
         if number != self._number or self._marks is None:
             return
         self._left = dict(left)
@@ -94,19 +94,19 @@ def _takes_part(stage: StageView) -> bool:
 
 
 def _is_busy(stage: StageView) -> bool:
-    """Return whether something is in hand there, or may come."""
+    """Return whether a stage has something in hand, or may get something."""
     status = stage.actual
     if status is None:
         return stage.desired.running
     if _takes_part(stage):
         return not status.idle
     if not stage.desired.running:
-        return True  # it drains
+        return True  # it is draining
     return bool(status.dispatched + status.settling + (status.held if _works(stage) else 0))
 
 
 def _mark(stage: StageView) -> object:
-    """Return what changes whenever a message comes to this stage or leaves it."""
+    """Return a value that changes whenever a message comes to this stage or leaves it."""
     return _takes_part(stage), None if stage.actual is None else _counted(stage.actual)
 
 

@@ -1,8 +1,7 @@
-"""Whether the code of a stage accepts a change: asks a code check, and makes a refusal of what that finds.
+"""Whether the code of a stage accepts a change: runs a code check, and turns what it finds into a refusal.
 
-Runs on the Service's main loop, for checked_changes.py. Logs the warnings of the check. What it returns says which
-shared objects the code uses; one that a stage of another service uses too is refused. Raises ChangeRefused, and
-ControlError if there is no answer.
+Runs on the Service's main loop, for checked_changes.py. Logs the warnings of the check. The report lists the shared
+objects that the code uses; a shared object that a stage of another service also uses is refused. Raises ChangeRefused.
 """
 
 import logging
@@ -27,7 +26,7 @@ log = logging.getLogger("mqworker.service.operations")
 
 
 class ChangeCheck:
-    """See the module head. `document` returns the present one: the copies that it names are kept."""
+    """See the module head. `document` returns the present document: the copies that it names are kept."""
 
     def __init__(self, loaded: Loaded, on_log: Callable[[LogEvent], None], document: Callable[[], Document]) -> None:
         self._loaded = loaded
@@ -35,7 +34,7 @@ class ChangeCheck:
         self._document = document
 
     async def folder(self, stage: str, params: dict[str, Any], jobs: Sequence[str]) -> CodeReport:
-        """Check the code in the folder, which is copied."""
+        """Check the code in the folder, after copying it."""
         return await self._check(stage, params, jobs, self._loaded.state_dir)
 
     async def copy(
@@ -47,9 +46,9 @@ class ChangeCheck:
         named: tuple[str, ...] = (),
         soft_limit: float | None = None,
     ) -> CodeReport:
-        """Check a copy of the code; None: there is none, the code is in the folder itself.
+        """Check a copy of the code; without one (None), the code in the folder itself.
 
-        `named`: jobs that are to be used because a caller named them. `soft_limit`: another one than now.
+        `named`: jobs that a caller has named. `soft_limit`: a new soft limit; None for the present one.
         """
         state_dir = None if copy is None else self._loaded.state_dir
         return await self._check(stage, params, jobs, state_dir, copy, named, soft_limit)
@@ -57,7 +56,7 @@ class ChangeCheck:
     async def schema(
         self, stage: str, params: dict[str, Any], copy: CodeCopy | None, jobs: Sequence[str]
     ) -> CodeReport:
-        """Return what a copy says that parameters may be, whether these are accepted or not."""
+        """Return the schema of the parameters by a copy of the code, whether or not it accepts these parameters."""
         config = self._loaded.config
         return await check_code(
             *(stage, self._loaded.root, tuple(jobs), params, config.stages[stage].setup_deadline, self._on_log),

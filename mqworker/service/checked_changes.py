@@ -1,10 +1,10 @@
-"""Changes that the user's code has to accept before they are stored: of code, jobs, parameters, the soft limit.
+"""Changes that the user's code has to accept before they are stored: of code, jobs, parameters and the soft limit.
 
-Runs on the Service's main loop; part of Operations. Owns the changes that are being checked, for each stage one at a
-time (turns.py); change_check.py asks the code. A check during which the stage has changed is made again. Fails with
-ChangeRefused if the code does not accept a change, else with ControlError.
+Runs on the Service's main loop; part of Operations. Owns the changes that are being checked, one at a time for each
+stage (turns.py); change_check.py runs the checks. If the stage changes during a check, the check is repeated. Raises
+ChangeRefused if the code does not accept a change, and otherwise ControlError.
 
-Longer than most modules, because all changes are checked, turned and refused in the same way, side by side.
+Longer than most modules, because all changes are checked, queued and refused in the same way.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ log = logging.getLogger("mqworker.service.operations")
 
 
 class ChangesOwner(Protocol):
-    """Operations, as the checked changes know them."""
+    """Operations, as the checked changes see them."""
 
     document: Document
 
     def apply(self, asked: Change) -> int:
-        """Store a change and bring it about."""
+        """Store a change and carry it out."""
 
     def changeable(self, stage: str) -> StageDesired:
         """Return a stage; raises ControlError if there is none, or if the service is ending."""
@@ -65,16 +65,16 @@ class CheckedChanges:
         self._check = ChangeCheck(loaded, on_log, lambda: owner.document)
         self._turns = Turns(loaded.config.stages)
         self.params_form = ParamsSchemas(owner.changeable, self._check.schema).of
-        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # not begun to read the folder yet, by stage
+        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # by stage; those that have not begun to read the folder
 
     async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
-        """Take the code in the folder; callers that ask while a reload waits for its turn share its answer."""
+        """Adopt the code in the folder; callers that ask while a reload waits for its turn share its answer."""
         if params:
             return await self._do(stage, self._reload(stage, params), patience, "not_reloaded")
         return await self._turns.answer(stage, self._begin_reload(stage), patience, "not_reloaded")
 
     async def go_back(self, stage: str, generation: int | None, patience: float) -> Stored:
-        """Go back to an earlier generation, or take back what is being prepared."""
+        """Go back to an earlier generation, or undo the change that is being prepared."""
         return await self._do(stage, self._go_back(stage, generation), patience, "not_rolled_back")
 
     async def edit_jobs(
@@ -112,14 +112,14 @@ class CheckedChanges:
         return await self._do(stage, self._set_params(stage, back), patience, "params_refused")
 
     async def set_limits(self, asked: SetLimits, patience: float) -> Stored:
-        """Limit the time of a message; the one main thread of a Consumer can be interrupted in any code."""
+        """Limit the time of a message; no check is needed where it runs in a main thread, which can be interrupted."""
         self._owner.changeable(asked.stage)
         if self._config.stages[asked.stage].concurrency == 1:
             return Stored(self._owner.apply(asked))
         return await self._do(asked.stage, self._set_limits(asked), patience, "limits_refused")
 
     def reload_all(self) -> None:
-        """Let every stage take the code in the folder; returns without waiting for that."""
+        """Let every stage adopt the code in the folder; returns without waiting for it."""
         for name in self._config.stages:
             try:
                 self._turns.report(name, self._begin_reload(name), "not_reloaded")
@@ -145,7 +145,7 @@ class CheckedChanges:
     # --- the changes
 
     async def _apply_checked(self, stage: str, check: Callable[[StageDesired], Coroutine[Any, Any, Change]]) -> Stored:
-        """Apply what a check returns; if the stage has changed meanwhile, check again."""
+        """Apply the change that a check returns; if the stage has changed in the meantime, check again."""
         while True:
             desired = self._owner.changeable(stage)
             asked = await check(desired)
@@ -193,9 +193,9 @@ class CheckedChanges:
         return await self._apply_checked(stage, check)
 
     async def _set_params(self, stage: str, make: Callable[[StageDesired, dict[str, Any]], SetParams]) -> Stored:
-        """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now.
+        """Store parameters that the code in use accepts, whatever code the folder has by now.
 
-        A change of jobs or code that is in progress has to accept them too: they go into it.
+        A change of jobs or code that is in progress must accept them too, because they become part of it.
         """
 
         async def check(desired: StageDesired) -> Change:
@@ -215,7 +215,7 @@ class CheckedChanges:
         return await self._apply_checked(stage, check)
 
     async def _set_limits(self, asked: SetLimits) -> Stored:
-        """Store time limits if a soft one can interrupt the jobs in use, and those that may come into use."""
+        """Store time limits if a soft limit can interrupt the jobs in use, and those that may come into use."""
 
         async def check(desired: StageDesired) -> Change:
             candidate, fallback = desired.candidate, self._fallback(asked.stage)
@@ -242,12 +242,12 @@ class CheckedChanges:
 
 
 def _basis(stage: StageDesired) -> tuple[int, int]:
-    """Return what a check of a change depends on: the stage's generation, and that of its candidate."""
+    """Return what the check of a change depends on: the generations of the stage and of its candidate."""
     return stage.generation, stage.candidate.version.generation if stage.candidate is not None else 0
 
 
 def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | None) -> None:
-    """Raise ControlError if a caller has seen another generation than the one that the edit would build on."""
+    """Raise ControlError if the caller has not seen the generation that the edit would build on."""
     if expected is None or str(ahead.generation) in expected:
         return
     now = ", ".join(f"{link.name} ({link.job}{'' if link.enabled else ', disabled'})" for link in ahead.jobs)
@@ -257,7 +257,7 @@ def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | 
 
 
 def _refuse_unseen_params(stage: str, desired: StageDesired, expected: tuple[str, ...] | None) -> None:
-    """Raise ControlError if a caller has seen other parameters than those in use.
+    """Raise ControlError if the caller has not seen the parameters in use.
 
     A generation with other jobs or code and the same parameters is not a conflict.
     """
@@ -271,7 +271,7 @@ def _refuse_unseen_params(stage: str, desired: StageDesired, expected: tuple[str
 
 
 def _edited(ahead: StageDesired, edit: Edit) -> list[ChainLink]:
-    """Return the chain after an edit; raises ChangeRefused, and ControlError if the job to edit is not there."""
+    """Return the chain after an edit; raises ChangeRefused, or ControlError if the job to edit does not exist."""
     try:
         return edited(ahead.jobs, edit)
     except ChainError as error:
@@ -281,7 +281,7 @@ def _edited(ahead: StageDesired, edit: Edit) -> list[ChainLink]:
 
 
 def _newly_named(jobs: list[ChainLink], ahead: StageDesired, config: Config) -> tuple[str, ...]:
-    """Return the jobs of a chain that neither the configuration nor a generation of the stage names.
+    """Return the jobs of a chain that are named neither in the configuration nor in a generation of the stage.
 
     Raises ChangeRefused if one of them is a program.
     """

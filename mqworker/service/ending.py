@@ -1,15 +1,15 @@
 """When and how the Service ends: from the first order to end to the exit code.
 
-Pure: events and times (CLOCK_MONOTONIC) come in, and where something is to be done, a `DrainBy` goes out. Owned by the
+Pure: takes events and times (CLOCK_MONOTONIC), and returns a `DrainBy` if something has to be done. Owned by the
 Service, which carries it out at once. The rules:
 
-- The first TERM or INT, an operator's order or the end of `--burst` begins to drain, for at most the drain deadline.
-  One that comes while the service is starting ends the start, which is up to the Service.
-- A second signal while it drains gives everything back at once; so does a stage whose Producers die too often. Nothing
-  postpones an end that has begun.
-- Signals within SAME_TERM are one: a wrapper gets it, and so does its whole group.
+- The first TERM or INT, an operator's order or the end of `--burst` begins the drain, which takes at most the drain
+  deadline. A signal while the service is starting ends the start, which the Service does itself.
+- A second signal during the drain returns everything to the broker at once; so does a stage whose Producers die too
+  often. Nothing postpones an end that has begun.
+- Signals within SAME_TERM count as one: a wrapper passes on a signal that the whole group has received.
 - The exit code is that of what ended the service: a signal (0), `--burst`, a stage that was given up, a fault of the
-  service itself. Where it would be 0 although a second signal came or work went back unfinished, it is 75.
+  service itself. If it would be 0 although a second signal came or work was returned unfinished, it is 75.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from typing import NamedTuple
 from mqworker.config.stop_budget import CLOSE, StopBudget
 from mqworker.exits import Exit
 
-SAME_TERM = 0.5  # seconds within which two signals to end are one
+SAME_TERM = 0.5  # seconds within which two signals to end count as one
 
 
 class DrainBy(NamedTuple):
-    """Take nothing new, and give back at `until` what is still in hand; a second one never postpones that."""
+    """Take nothing new, and return at `until` what is still in hand; a second DrainBy never postpones that."""
 
     until: float
     first: bool = True
@@ -40,7 +40,7 @@ class Ending:
         self._last_term = 0.0
 
     def started(self) -> None:
-        """Note that the service runs."""
+        """Note that the service is running."""
         self.state = "running"
 
     def terminated(self, now: float) -> DrainBy | None:
@@ -55,11 +55,11 @@ class Ending:
         return self.drain(now)
 
     def drain(self, now: float) -> DrainBy | None:
-        """Begin to end as on a first signal, unless the end has begun or the service is still starting."""
+        """Begin the end as on a first signal, unless it has begun or the service is still starting."""
         return self._drain(now + self._drain_deadline) if self.state == "running" else None
 
     def done(self, code: Exit, now: float) -> DrainBy | None:
-        """Begin to end, with this exit code: the run has done all there was to do."""
+        """Begin the end with this exit code, because the run has done all there was to do."""
         self.code = code
         return self.drain(now)
 
@@ -69,7 +69,7 @@ class Ending:
         return self._drain(now)
 
     def ended(self, given_back: int) -> None:
-        """Note how many messages went back to the broker unfinished, which decides the exit code."""
+        """Note how many messages were returned to the broker unfinished, which affects the exit code."""
         if self.code == Exit.OK and given_back:
             self.code = Exit.GIVEN_BACK
 
@@ -89,7 +89,7 @@ class Ending:
     def _drain(self, until: float, *, hurried: bool = False) -> DrainBy:
         first = self.stop is None
         if self.stop is not None:
-            until = min(until, self.stop.drain)  # a second signal may come when the deadline is over
+            until = min(until, self.stop.drain)  # a second signal may come after the deadline
         self.state = "draining"
         self.stop = StopBudget(until)
         return DrainBy(until, first, hurried)

@@ -1,7 +1,7 @@
-"""What the HTTP threads ask of Producers about their messages and Consumers.
+"""The HTTP threads' requests to Producers about their messages and Consumers.
 
 Runs on the Service's main loop, called through Control; a part of Operations. Asks one stage, or all of them at once.
-Fails with ControlError; where all are asked, each failure is the answer of its stage.
+Raises ControlError; if all stages are asked, a failure becomes the answer of its stage.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from mqworker.ipc.inspection import (
 from mqworker.ipc.producer_messages import Held
 from mqworker.service.stages import Stages
 
-LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be busy, and is killed then
-FIND = 0.8  # seconds for a Producer to look for a message: an operator sees the answer within one
+LOOK = 25.0  # seconds until a silent broker admin counts as hanging and is killed: it may just be busy
+FIND = 0.8  # seconds for a Producer to look for a message, so that an operator sees the answer within one
 
 log = logging.getLogger("mqworker.service.inspection")
 
 
 class Inspection:
-    """See the module head. `changeable` raises ControlError for a stage that does not exist, or is ending."""
+    """See the module head. `changeable` raises ControlError for an unknown stage, or if the service is ending."""
 
     def __init__(self, stages: Stages, broker_admin: BrokerAdminClient, changeable: Callable[[str], object]) -> None:
         self._stages = stages
@@ -52,7 +52,7 @@ class Inspection:
         return answer
 
     async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
-        """Ask every stage for a message; what fails is the answer of its stage."""
+        """Ask every stage for a message; a failure is the answer of its stage."""
         names = self._stages.names
         asked = (self._stages.ask(name, AskMessage(0, message_id), FIND) for name in names)
         found = await asyncio.gather(*asked, return_exceptions=True)
@@ -65,7 +65,7 @@ class Inspection:
         return answers
 
     async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
-        """Return the dead letters of a message, and how old that is by stage; without `look`, as they were seen."""
+        """Return the dead letters of a message, and how old this is by stage; without `look`, as last seen."""
         if not look and not self._broker_admin.answers:
             return {"letters": [], "ages": {}}
         patience = deadline if look else max(deadline, LOOK)

@@ -1,7 +1,7 @@
-"""Becoming the only instance of a service: its state folder, its lock, and the settings that the process needs.
+"""Becomes the only instance of a service: prepares its state folder, its lock, and the settings that the process needs.
 
 Runs once, at the start of the Service, before any process is started. Owns the lock, which is held as long as the
-Service or any Producer lives. Fails with StartError: one sentence with cause and fix.
+Service or any Producer lives. Raises StartError: one sentence with cause and fix.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from mqworker.service.resources import unmet
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
 OWN = "service.state_dir and control.port (MQWORKER_SERVICE__STATE_DIR, MQWORKER_CONTROL__PORT)"
-FILES = 4096  # descriptors that are asked for
+FILES = 4096  # descriptors that are requested
 _NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ENOSYS)  # /dev/shm is missing or unfit
 
 log = logging.getLogger("mqworker.service.instance")
@@ -43,7 +43,7 @@ class StartError(Exception):
 
 
 def prepare(loaded: Loaded) -> None:
-    """Set this process up as the parent of the tree: folder, limits, prctl; raises StartError."""
+    """Set this process up as the parent of the tree: state folder, limits, prctl; raises StartError."""
     if wrong := lost_url(loaded) or cut_line(loaded):
         raise StartError(Exit.CONFIG, wrong)
     folder = loaded.state_dir
@@ -62,7 +62,7 @@ def prepare(loaded: Loaded) -> None:
 
 
 def be_parent(stages: Mapping[str, StageConfig], consumers: int) -> None:
-    """Make sure that these stages can have so many Consumers below this process, whatever those start; StartError."""
+    """Make sure that this process can have so many Consumers below it, and what they start; raises StartError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
@@ -76,16 +76,16 @@ def be_parent(stages: Mapping[str, StageConfig], consumers: int) -> None:
 
 
 def _consumers(config: Config) -> int:
-    """Return how many Consumers the stages may come to have, but at least 8 each."""
+    """Return how many Consumers the stages may get, assuming at least 8 for each."""
     counts = [stage.consumers for stage in config.stages.values()]
     shared = config.service.processes if AUTO in counts else 0
     return shared + sum(8 if count == AUTO else max(count, 8) for count in counts)
 
 
 def _check_semaphores() -> None:
-    """Make one semaphore, as each Consumer will need some; raises StartError."""
+    """Make a semaphore as a test, because each Consumer will need some; raises StartError."""
     try:
-        multiprocessing.get_context("fork").Lock()  # this kind has no name that could stay behind
+        multiprocessing.get_context("fork").Lock()  # this kind has no name that could be left behind
     except OSError as error:
         what = f"semaphores cannot be made in /dev/shm ({error.strerror})"
         fix = ": mount a writable tmpfs there that this user may write to" if error.errno in _NO_ROOM else ""
@@ -116,7 +116,7 @@ def acquire_lock(path: Path, drain_deadline: float) -> int:
                 raise StartError(Exit.INTERNAL, f"{what}: stop it, or give this one its own {OWN}") from None
             time.sleep(0.1)
         else:
-            with contextlib.suppress(OSError):  # the disk is full; the lock works all the same
+            with contextlib.suppress(OSError):  # the disk is full; the lock works nevertheless
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, str(os.getpid()).encode(), 0)
             return fd

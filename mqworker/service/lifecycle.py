@@ -1,14 +1,14 @@
-"""When a stage's Producer is started, sent a new state, stopped and killed, and which state is shown meanwhile.
+"""When a stage's Producer is started, sent a new state, stopped and killed, and which state is shown.
 
-Pure: events and times (CLOCK_MONOTONIC) come in, actions go out. Owned by a StageSupervisor, which carries the actions
+Pure: takes events and times (CLOCK_MONOTONIC), returns actions. Owned by a StageSupervisor, which carries the actions
 out at once and reports their results. The rules:
 
-- A Producer that should run but does not is started, with backoff after fruitless lives; after too many of those in a
-  row, the stage is given up, and with it the Service.
-- A Producer that should not run is ordered to drain, and killed if it does not end in time.
+- A Producer that should be running but is not is started, with backoff after fruitless lives; after too many of those
+  in a row, the stage is given up, and with it the Service.
+- A Producer that should not be running is ordered to drain, and killed if it does not end in time.
 - A Producer that is silent for SILENT beats of the Service is killed. Beats are counted instead of seconds, so that no
   Producer is killed because the whole machine paused.
-- A revision counts as applied once the Producer has reported it, or a later one, as wholly applied.
+- A revision counts as applied once the Producer has reported it, or a later one, as completely applied.
 """
 
 from typing import NamedTuple
@@ -33,13 +33,13 @@ class StartProducer(NamedTuple):
 
 
 class SendDesired(NamedTuple):
-    """Send it the desired state."""
+    """Send the Producer the desired state."""
 
     desired: Desired
 
 
 class StopProducer(NamedTuple):
-    """Order it to drain, and kill it if it is still there at `kill_at`; a later StopProducer replaces this one."""
+    """Order the Producer to drain, and kill it if it still exists at `kill_at`; a later order replaces this one."""
 
     until: float
     kill_at: float
@@ -60,17 +60,17 @@ class Lifecycle:
     def __init__(self, drain_deadline: float) -> None:
         self.alive = False
         self.status: StageStatus | None = None  # of the present Producer
-        self.ended = False  # it has reported that it ends as ordered
-        self.given_back = 0  # messages that went back to the broker unfinished
+        self.ended = False  # the Producer has reported that it ends as ordered
+        self.given_back = 0  # messages that were returned to the broker unfinished
         self.restarts = 0
         self.budget = Budget(limit=FRUITLESS_MAX)
         self._drain_deadline = drain_deadline
-        self._desired: Desired | None = None  # its revision is the last that changed it
-        self._revision = 0  # the document's, with other stages' changes
+        self._desired: Desired | None = None  # its revision is the last one that changed it
+        self._revision = 0  # that of the document, with other stages' changes
         self._applied_before = 0  # the newest revision that was applied before the last change
         self._running = False
         self._final = False
-        self._until: float | None = None  # the deadline of the drain that it was ordered
+        self._until: float | None = None  # the deadline of the drain that was ordered
         self._born = 0.0
         self._silent = 0  # beats since its last report
         self._last_problem = ""
@@ -78,7 +78,7 @@ class Lifecycle:
     # --- events
 
     def want(self, desired: Desired, now: float, *, running: bool) -> list[Action]:
-        """Bring this state about; a revision that changes nothing in this stage is not sent to the Producer."""
+        """Establish this state; a revision that changes nothing in this stage is not sent to the Producer."""
         self._applied_before = self.applied
         known = self._desired
         new = known is None or msgspec.structs.replace(known, revision=desired.revision) != desired
@@ -103,7 +103,7 @@ class Lifecycle:
         return self._due(now)
 
     def started(self, now: float) -> None:
-        """Note that the process runs."""
+        """Note that the process has been started."""
         self.alive, self.ended = True, False
         self._born, self._silent = now, 0
         self._applied_before = 0
@@ -124,7 +124,7 @@ class Lifecycle:
         self.given_back += given_back
 
     def died(self, death: Death, now: float) -> list[Action]:
-        """Note that the process is gone, and everything that it sent was read."""
+        """Note that the process is gone and everything that it sent has been read."""
         self.alive = False
         if not self.ended and self._desired is not None:  # a candidate does not outlive the Producer that set it up
             self._desired = msgspec.structs.replace(self._desired, candidate=None)
@@ -137,7 +137,7 @@ class Lifecycle:
             self.budget.died(now, fruitful=True)
         else:
             connected = self.status is not None and self.status.link.connected
-            failed = death.code > 0  # its own fault, which the next one will have too
+            failed = death.code > 0  # its own fault, which the next one would have too
             self.budget.died(now, fruitful=now - self._born > FRUITFUL_AGE or (connected and not failed))
         if self._until is not None and not self.ended and self.status is not None:
             self.given_back += self.status.dispatched + self.status.computed + self.status.settling
@@ -158,7 +158,7 @@ class Lifecycle:
 
     @property
     def applied(self) -> int:
-        """The newest revision of the document that is wholly applied here."""
+        """The newest revision of the document that is completely applied in this stage."""
         if not self.alive:
             return 0 if self._running else self._revision
         reported = self.status.revision if self.status is not None else 0

@@ -2,10 +2,10 @@
 
 Its main thread runs one asyncio loop and is the only one that starts processes and changes anything; it runs no user
 code and holds no broker connection. Owns the lock of the instance, the log's writer, the control server, the broker
-admin, stages and sources. Receives signals, the HTTP threads' commands (operations.py), the stages' reports; publishes
-Snapshots. Its loop: wait, take signals, do what is due, publish. `ending` decides when and how it ends, with the codes
-of mqworker.exits. An error in the loop gives everything back and ends the process with 1, so that supervisord or its
-like starts it again.
+admin, stages and sources. Receives signals, the HTTP threads' commands (operations.py) and the stages' reports;
+publishes Snapshots. Its loop: wait, take signals, do what is due, publish. `ending` decides when and how it ends, with
+the codes of mqworker.exits. After an error in the loop, it returns everything to the broker and ends the process with
+1, so that supervisord or the like starts it again.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ from mqworker.service.switches import Switches
 
 BEAT = 0.5  # seconds between two checks for work that is due, and between snapshots when nothing changes
 BATCH = 1.0  # seconds for operations on dead letters to end between two batches, so that nothing is doubled
-EXIT_DELAY = 5.0  # seconds to wait before a failing exit under supervisord, which restarts a late exit at once
+EXIT_DELAY = 5.0  # seconds to wait before a failing exit under supervisord, which restarts at once after a late exit
 
 log = logging.getLogger("mqworker.service.main")
 
@@ -56,7 +56,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     give_back_large_blocks()
     service = loaded.config.service
     forget_main()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # some parents start a program with signals blocked: TERM never came
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # some parents start programs with TERM blocked
     writer = logs.LogWriter(service.name, logs.stdout_fd(), service.log_format)
     logs.use(logs.ForwardingHandler(writer.put, "service"), logs.LEVELS[service.log_level])
     began: Service | None = None
@@ -69,7 +69,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
         began = Service(loaded, writer, lock, burst=burst)
         code = asyncio.run(began.main())
     except StartError as error:
-        what, _, detail = str(error).partition("\n")  # the user's own traceback, if it is about the user's code
+        what, _, detail = str(error).partition("\n")  # the user's own traceback, if the error is in the user's code
         logs.report(log, logging.ERROR, "cannot_start", what, exit_code=int(error.code), traceback=detail or None)
         code = error.code
     except Exception:
@@ -166,7 +166,7 @@ class Service:
         self._opening.add_done_callback(lambda _task: self._wake.set())
 
     async def _open(self, server: HttpServer) -> None:
-        """Answer over HTTP, once all is loaded that this needs: the first messages do not wait for it."""
+        """Load what HTTP needs, then answer over HTTP: so the first messages do not wait for the imports."""
         await asyncio.to_thread(server.load)
         if self.ending.state != "running":
             return
@@ -175,10 +175,10 @@ class Service:
         url = f"http://{self._config.control.host}:{server.port}"
         brokers = ", ".join(map(redact_url, self._config.broker.urls))
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)
-        server.start()  # whoever got an answer finds the line in the log
+        server.start()  # last, so that a client that gets an answer finds the line in the log
 
     async def _serve(self) -> None:
-        """Loop until the last Producer has ended or is given up."""
+        """Loop until the last Producer has ended, or the wait for it is given up."""
         due = 0.0
         while not self.ending.over(time.monotonic(), alive=self._stages.alive or self._sources.alive):
             if self._opening is not None and self._opening.done():
@@ -227,11 +227,11 @@ class Service:
     # --- the end
 
     def begin_drain(self) -> None:
-        """Begin to end as on a first TERM, unless the end has begun."""
+        """Begin the end as on a first TERM, unless it has begun."""
         self._end(self.ending.drain(time.monotonic()))
 
     def _end(self, drain: DrainBy | None) -> None:
-        """Carry out what `ending` has decided; None: nothing."""
+        """Carry out what `ending` has decided; None for nothing."""
         stop, now = self.ending.stop, time.monotonic()
         if drain is None or stop is None:
             return
@@ -277,7 +277,7 @@ class Service:
     # --- what is published
 
     def document_changed(self) -> None:
-        """Bring about the state in the document, and publish it before the change is answered."""
+        """Establish the state in the document, and publish it before the change is answered."""
         document = self._operations.document
         logs.set_level(logs.LEVELS[document.log_level])
         if self.ending.state != "draining":

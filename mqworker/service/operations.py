@@ -1,7 +1,7 @@
-"""What the HTTP threads can ask for: changes of the desired state, requests to the broker, the end of the service.
+"""What the HTTP threads can request: changes of the desired state, requests to the broker, the end of the service.
 
 Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file; it stores
-a change before it carries it out or answers. Fails with ControlError and ChangeRefused, which the caller receives.
+a change before it carries it out or answers. Raises ControlError and ChangeRefused to the caller.
 """
 
 import logging
@@ -45,13 +45,13 @@ from mqworker.service.source_changes import SourceChanges
 from mqworker.service.sources import Sources
 from mqworker.service.stages import Stages
 
-TRY_AGAIN = 1.0  # seconds until the end of a change that could not be stored is tried again
+TRY_AGAIN = 1.0  # seconds until storing the end of a change is tried again
 
 log = logging.getLogger("mqworker.service.operations")
 
 
 class Trees(NamedTuple):
-    """What the Service keeps running; Operations ask it for what changes no document."""
+    """What the Service keeps running; Operations ask these directly for what does not change the document."""
 
     stages: Stages
     shared: SharedSupervisors
@@ -59,13 +59,13 @@ class Trees(NamedTuple):
 
 
 class OperationsOwner(Protocol):
-    """The Service, as Operations know it."""
+    """The Service, as Operations see it."""
 
     def document_changed(self) -> None:
-        """Bring about the state that the document now describes."""
+        """Establish the state that the document now describes."""
 
     def begin_drain(self) -> None:
-        """Begin to end, unless the end has begun."""
+        """Begin the end, unless it has begun."""
 
 
 class Operations:
@@ -82,8 +82,8 @@ class Operations:
         owner: OperationsOwner,
     ) -> None:
         self.document = document
-        self.changes: tuple[Attributed, ...] = ()  # the last that somebody has asked for
-        self.ending = False  # no change is taken any more
+        self.changes: tuple[Attributed, ...] = ()  # the last changes that were requested
+        self.ending = False  # no further changes are accepted
         self._try_again = 0.0  # CLOCK_MONOTONIC
         self._loaded = loaded
         self._config = loaded.config
@@ -92,7 +92,7 @@ class Operations:
         self._trees = trees
         self._owner = owner
         checked = CheckedChanges(loaded, on_log, self, trees.stages.fallback)
-        # What the user's code has to accept first goes straight to the part that asks it.
+        # Changes that the user's code has to accept first go straight to the part that checks them.
         self.reload = checked.reload
         self.go_back = checked.go_back
         self.edit_jobs = checked.edit_jobs
@@ -109,11 +109,11 @@ class Operations:
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:
-        """Store a change and bring it about."""
+        """Store a change and carry it out."""
         return self.apply(asked)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Let the broker admin ask the broker."""
+        """Have the broker admin query the broker."""
         return await self._broker_admin.ask(verb, arguments, deadline)
 
     async def reset_shared(self, name: str) -> None:
@@ -133,7 +133,7 @@ class Operations:
         )
 
     async def ask_held(self, stage: str, skip: str) -> Held:
-        """Return the failed messages that a stage holds, or let one go."""
+        """Return the failed messages that a stage holds, or release one."""
         self.changeable(stage)
         held = await self._trees.stages.ask_held(stage, skip)
         if held.refused:
@@ -141,7 +141,7 @@ class Operations:
         return held
 
     async def start_source(self, name: str, patience: float) -> int:
-        """Check the code of a source as it is in the folder, then run it."""
+        """Check the code of a source in the folder, then run it."""
         self._refuse_at_the_end()
         return await self._sources.start(name, patience)
 
@@ -152,7 +152,7 @@ class Operations:
         return await self._trees.sources.run(name, patience)
 
     def reload_all(self) -> None:
-        """Let every stage and every source take the code in the folder; returns without waiting for that."""
+        """Let every stage and every source adopt the code in the folder; returns without waiting for it."""
         self._reload_stages()
         self._sources.reload_all()
 
@@ -161,7 +161,7 @@ class Operations:
         self._owner.begin_drain()
 
     def apply(self, asked: Change) -> int:
-        """Store a change and bring it about; returns the revision that contains it. Raises ControlError."""
+        """Store a change and carry it out; returns the revision that contains it. Raises ControlError."""
         if isinstance(asked, SetLogLevel | SetSource):
             self._refuse_at_the_end()
             if isinstance(asked, SetSource):
@@ -174,7 +174,7 @@ class Operations:
             self._attribute(new)
             self.document = new
             _report(asked, new)
-            origin = ORIGIN.set(None)  # what is started now outlives the request, and is no longer its doing
+            origin = ORIGIN.set(None)  # what is started now outlives the request, and is not attributed to it
             try:
                 self._owner.document_changed()
             finally:
@@ -182,7 +182,7 @@ class Operations:
         return new.revision
 
     def end_switch(self, asked: Commit | Undo | Revert) -> None:
-        """Store how a change of jobs or code ends; what cannot be stored now is asked for again, and tried again."""
+        """Store how a change of jobs or code ends; if it cannot be stored now, the caller asks again later."""
         now = time.monotonic()
         if self.ending or now < self._try_again:
             return
@@ -202,7 +202,7 @@ class Operations:
             raise ControlError("unknown_stage", self._loaded.no_stage(stage)) from None
 
     def _attribute(self, new: Document) -> None:
-        """Note what is changed, and by whom, unless it is our own doing: a commit, or a new share of Consumers."""
+        """Note what is changed, and by whom, unless mqworker itself does it: a commit, or a new share of Consumers."""
         if (origin := ORIGIN.get()) is not None:
             change = Attributed(origin, time.time(), difference(self.document, new))
             self.changes = (*self.changes, change)[-CHANGES:]

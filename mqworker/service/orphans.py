@@ -1,9 +1,9 @@
 """Processes that the Service has inherited because their parent in the tree is gone: programs that user code started.
 
 Lives in the Service's main thread; the Service is a child subreaper, so an orphan below it becomes its child. A dead
-one is reaped by its pid, because a bare `waitpid(-1)` would steal the exits of our own children. A living one belongs
-to a message that nobody computes any more: it has GRACE seconds to end on its own; then it is killed by SIGKILL.
-Programs of a Service that was itself killed are out of reach.
+orphan is reaped by its pid, because `waitpid(-1)` would also take the exits of our own children. A living orphan
+belongs to a message that is no longer being computed: it has GRACE seconds to end on its own; then it is killed by
+SIGKILL. Programs of a Service that was itself killed are out of reach.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from mqworker.ipc import logs
 from mqworker.ipc.child import living
 from mqworker.ipc.proc import DEAD, stat
 
-GRACE = 2.0  # seconds: a program that waited for its parent ends on its own, and a tracker of semaphores may
+GRACE = 2.0  # seconds: a program that waited for its parent ends on its own, and so may a semaphore tracker
 
 log = logging.getLogger("mqworker.service.orphans")
 
@@ -32,7 +32,7 @@ class Orphans:
         self._since: dict[int, float] = {}
 
     def look(self, grace: float = GRACE) -> bool:
-        """Reap the dead, kill those whose time is over; returns whether any is left."""
+        """Reap dead orphans, and kill those whose time is over; returns whether any is left."""
         now, left = time.monotonic(), {}
         for pid in _orphans():
             found = stat(pid)
@@ -61,7 +61,7 @@ class Orphans:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return
-        except PermissionError:  # it became another user's process
+        except PermissionError:  # the process belongs to another user now
             logs.report(log, logging.ERROR, "orphan_not_killed", f"this user may not kill {what}", orphan_pid=pid)
         else:
             logs.report(log, logging.WARNING, "orphan_killed", f"killed {what}", orphan_pid=pid)

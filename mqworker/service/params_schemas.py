@@ -1,8 +1,8 @@
-"""What the parameters of each stage may be: asks a code check once for each code and chain, and keeps the answers.
+"""The schemas of each stage's parameters: runs a code check once for each code and chain, and keeps the answers.
 
 Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each request and
-AT_ONCE in all, and the last answers. Whoever asks waits for a while, and a check that has begun goes on without him; a
-later request finds its answer. One that has not begun is given up when nobody waits for it any more. Raises
+AT_ONCE in all, and the last answers. A caller waits for a while, and a check that has begun goes on without the caller;
+a later request gets its answer. A check that has not begun is cancelled when nobody waits for it any more. Raises
 ControlError("deadline"), and ChangeRefused if the code cannot be imported, which is not kept.
 """
 
@@ -30,7 +30,7 @@ class _Check:
     """A check in progress, or one that waits for its turn."""
 
     def __init__(self, check: Callable[[], Awaitable[CodeReport]], turns: asyncio.Semaphore) -> None:
-        self.waiting = 0  # for its answer
+        self.waiting = 0  # callers that wait for its answer
         self.begun = False
         self.task = asyncio.ensure_future(self._run(check, turns))
 
@@ -41,7 +41,7 @@ class _Check:
 
 
 class ParamsSchemas:
-    """See the module head. `stage` returns a stage, or raises; `ask` lets a code check look at a copy of the code."""
+    """See the module head. `stage` returns a stage, or raises; `ask` runs a code check on a copy of the code."""
 
     def __init__(self, stage: Callable[[str], StageDesired], ask: Callable[..., Any]) -> None:
         self._stage = stage
@@ -51,7 +51,7 @@ class ParamsSchemas:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def of(self, name: str, patience: float) -> ParamsForm:
-        """Return the schema of a stage's parameters, and these with the code's defaults filled in."""
+        """Return the schema of a stage's parameters, and the parameters with the code's defaults filled in."""
         stage = self._stage(name)
         jobs = tuple(enabled(stage.jobs))
         key = (name, digest_of(stage.copy), jobs, msgspec.json.encode(stage.params, order="sorted"))
@@ -82,7 +82,7 @@ class ParamsSchemas:
         return report
 
     def _end(self, key: _Key, done: asyncio.Task[CodeReport], *, keep: bool) -> None:
-        """Keep an answer, unless it is one about a folder, whose code may be another by now, or a failure."""
+        """Keep an answer, unless it is about a folder, whose code may have changed by now, or is a failure."""
         if key in self._asked and self._asked[key].task is done:
             del self._asked[key]
         if done.cancelled() or done.exception() is not None or done.result().problems or not keep:

@@ -1,8 +1,8 @@
-"""A service that runs a part of the stages: what it cannot do without the others.
+"""A service that runs only a part of the stages: what it cannot do without the others.
 
-Runs at the start of the Service and on its main loop; changes nothing. Where the line is cut, both parts need one
-broker, and that of a state folder belongs to one service. The state of a shared object is in one service too: where
-stages of two services use the same one, each service would have its own, and both would be wrong.
+Runs at the start of the Service and on its main loop; changes nothing. If the line is cut, both parts need the same
+broker, but the embedded broker of a state folder belongs to one service. The state of a shared object is in one service
+too: if stages of two services used the same object, each service would have its own, and both would be wrong.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from mqworker.ipc.check_messages import CodeReport
 from mqworker.ipc.generation import SharedUse
 from mqworker.ipc.records import LogEvent
 
-DEADLINE = 60.0  # seconds for the code of stages that do not run here; no change waits longer for it
+DEADLINE = 60.0  # seconds to check the code of stages that do not run here; no change waits longer for it
 
 log = logging.getLogger("mqworker.service.part")
 
 
 def cut_line(loaded: Loaded) -> str:
-    """Return what is wrong if the line is cut on an embedded broker that this service alone has; "" if it is not."""
+    """Return what is wrong if the line is cut on an embedded broker that only this service has; "" if it is not."""
     if loaded.chosen or not loaded.elsewhere:
         return ""
     here, leads = loaded.config.stages, feeds(loaded.all_stages, embedded=True)
@@ -41,9 +41,9 @@ def cut_line(loaded: Loaded) -> str:
 async def used_elsewhere(
     loaded: Loaded, uses: Iterable[SharedUse], on_log: Callable[[LogEvent], None], deadline: float = DEADLINE
 ) -> dict[str, str]:
-    """Return which of these shared objects stages use that run elsewhere: by name, what is wrong, with the fix.
+    """Return which of these shared objects are used by stages that run elsewhere, each with what is wrong, and the fix.
 
-    The code of those stages is imported for it. Where it cannot be within `deadline` seconds, that is logged, and
+    The code of those stages is imported for this. If that is not possible within `deadline` seconds, it is logged, and
     they count as using none.
     """
     names = {use.job: use.name for use in uses}

@@ -1,6 +1,6 @@
-"""Requests to a Producer that it answers once, each by its number.
+"""Requests to a Producer, each answered once and identified by its number.
 
-Lives in the Service's main thread, on its loop; one for each StageSupervisor. Fails with ControlError: "busy" if the
+Lives in the Service's main thread, on its loop; one for each StageSupervisor. Raises ControlError: "busy" if the
 Producer ends before it answers, "deadline" if it does not answer in time.
 """
 
@@ -48,7 +48,7 @@ class ProducerRequests:
             waiting.set_result(answer)
 
     def producer_died(self) -> None:
-        """Fail what has no answer."""
+        """Fail all requests without an answer."""
         for answer in self._open.values():
             if not answer.done():
                 answer.set_exception(ControlError("busy", "the Producer ended before it answered; try again"))

@@ -1,7 +1,7 @@
 """Whether this machine gives the stages the CPUs and the niceness that the configuration asks for.
 
 Runs in the Service before its first process, and in `mqworker check`, on the main thread. Owns nothing; a niceness is
-tried and taken back at once.
+set as a test, and reset at once.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mqworker.config.errors import dotted
 from mqworker.config.model import StageConfig
 
-HIGHEST = -20  # the niceness that asks for most
+HIGHEST = -20  # the niceness with the highest priority
 
 
 class Unmet(NamedTuple):
@@ -24,7 +24,7 @@ class Unmet(NamedTuple):
 
 
 def unmet(stages: Mapping[str, StageConfig]) -> Iterator[Unmet]:
-    """Yield what stages ask for and cannot have."""
+    """Yield what stages request but cannot have."""
     offered = os.sched_getaffinity(0)
     for name, stage in stages.items():
         if missing := set(stage.cpus) - offered:
@@ -46,7 +46,7 @@ def listed(cpus: Iterable[int]) -> str:
 
 
 def _refused(nice: int) -> str:
-    """Return why this thread may not be so much less nice; "" if it may."""
+    """Return why this thread may not lower its niceness by so much; "" if it may."""
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     try:
         os.setpriority(os.PRIO_PROCESS, 0, max(HIGHEST, ours + nice))

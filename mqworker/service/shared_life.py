@@ -1,8 +1,8 @@
 """One life of a shared object's process, as its supervisor sees it.
 
 Lives in the Service's main thread, on its loop. Owns the child. Sends a SharedSpec once, then SharedOrders; notes what
-the process reports, and passes it on. Ends a process whose call takes too long, or that is silent. A process that is
-gone is reaped, and reports no more.
+the process reports, and passes it on. Kills a process whose call takes too long, or that is silent. A process that is
+gone is reaped, and reports nothing more.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from mqworker.shared_state.messages import (
 )
 from mqworker.shared_state.process import SharedObject
 
-SERVES = ("serving", "paused")  # states of a process that has the state
-SILENT = 60.0  # seconds without a report or a call, after which a process that serves is stuck
-PAUSE = 5.0  # seconds between two checks after which nothing is concluded
-LOADING = 3600.0  # likewise while it imports, or reads a snapshot
+SERVES = ("serving", "paused")  # states of a process that owns the state
+SILENT = 60.0  # seconds without a report or a call after which a serving process counts as stuck
+PAUSE = 5.0  # seconds between two checks above which they prove nothing: this process was stopped
+LOADING = 3600.0  # seconds for the same while it imports code or reads a snapshot
 
 _reports = msgspec.msgpack.Decoder(SharedReport)
 
 
 class SharedCode(NamedTuple):
-    """The code of a shared object; `build` tells code apart that is not kept in copies."""
+    """The code of a shared object; `build` distinguishes versions of code that is not kept in copies."""
 
     job: str  # "module:Class"
     copy: CodeCopy | None
@@ -46,7 +46,7 @@ class SharedCode(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Return what names it in the journal."""
+        """Return what identifies the code in the journal."""
         return self.copy.digest if self.copy is not None else UNKNOWN
 
 
@@ -64,10 +64,10 @@ class SharedLife:
         on_death: Callable[["SharedLife", Death], None],
         on_log: Callable[[LogEvent], None],
     ) -> None:
-        """Start it; raises OSError."""
+        """Start the process; raises OSError."""
         self.code = code
-        self.fresh = spec.fresh  # it begins with a new object
-        self.held = spec.held  # it has the code that wrote the state, not the wanted one
+        self.fresh = spec.fresh  # the process begins with a new object
+        self.held = spec.held  # the process runs the code that wrote the state, not the wanted code
         self.began = self.heard = time.monotonic()
         self.status: SharedStatus | None = None
         self.unfit: SharedUnfit | None = None
@@ -76,7 +76,7 @@ class SharedLife:
         self._name = spec.name
         self._execution = folder_of(spec.state_dir, spec.name) / EXECUTION
         self._judged = self.began
-        self._slow = 0.0  # when the call began for which it was killed
+        self._slow = 0.0  # when the call for which it was killed began
         self._on_report, self._on_death = on_report, on_death
         self.child = Child(_reports, self._reported, self._died, on_log)
         self.child.start(SharedObject(spec.name))
@@ -84,24 +84,24 @@ class SharedLife:
 
     @property
     def state(self) -> str:
-        """What it last reported."""
+        """The last reported state."""
         return self.status.state if self.status is not None else "starting"
 
     @property
     def serves(self) -> bool:
-        """Whether it has the state, and is up."""
+        """Whether it owns the state and is up."""
         return self.state in SERVES
 
     def send(self, order: SharedOrder) -> None:
-        """Give it an order."""
+        """Send it an order."""
         self.child.send(order)
 
     def forget_status(self) -> None:
-        """Count only what it says from now on."""
+        """Consider only what it reports from now on."""
         self.status = None
 
     async def until(self, *states: str, empty: bool = False) -> str:
-        """Wait until it reports one of these states, `empty`: with an empty journal; returns why it will not, or ""."""
+        """Wait until it reports one of these states (`empty`: and an empty journal); returns why it will not, or ""."""
         while True:
             status = self.status
             if self.unfit is not None:
@@ -119,12 +119,12 @@ class SharedLife:
     def judge(self, deadline: float, now: float, *, moving: bool) -> None:
         """Kill the process if its call takes longer than `deadline` seconds, or if it is stuck without one.
 
-        `moving`: it may be writing a snapshot, which has a deadline of its own. Called twice a second.
+        `moving`: it may be writing a snapshot, which has its own deadline. Called twice a second.
         """
         paused, self._judged = now - self._judged > PAUSE, now
         if moving or paused:
             self.heard = now
-        if paused:  # this process was stopped, perhaps with all others: nothing is concluded
+        if paused:  # this process was stopped, perhaps with all others, so the times prove nothing
             return
         found = self._in_execution()
         if found is not None:
@@ -138,12 +138,12 @@ class SharedLife:
             self.child.kill(f"it was silent for {now - self.heard:.0f} s")
 
     def culprit(self) -> Execution | None:
-        """Return the call in which the process has died; None if it died outside of calls, or for another one."""
+        """Return the call in which the process died; None if it died outside calls, or because of another call."""
         found = self._in_execution()
         return found if found is not None and self._slow in (0.0, found.started) else None
 
     def charge_for(self, found: Execution, death: Death) -> Charge:
-        """Return the charge for the call in which it has died."""
+        """Return the charge for the call in which the process died."""
         why = self.child.kill_reason or str(death)
         what = f"the process of the shared object {self._name} was ended in this call ({why})"
         return Charge(found.stage, found.message, found.call, what, time.monotonic())

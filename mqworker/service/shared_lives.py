@@ -1,9 +1,9 @@
-"""The lives of a shared object's process, one after another: who serves the object, and what follows when it dies.
+"""The lives of a shared object's process, one after another: which one serves, and what follows when it dies.
 
 Lives in the Service's main thread, on its loop; part of a SharedSupervisor. Owns the process that serves the object,
-and the charges that are not over. A process that dies is started again, with backoff when it achieves nothing; the call
-that it died in is charged, once. One that says why it cannot serve (its class, its files) is tried again now and then,
-and whenever somebody asks. A reset that a process did not make is made by its successor.
+and the charges that still hold. A process that dies is started again, with backoff if it achieves nothing; the call in
+which it died is charged once. A process that reports why it cannot serve (its class, its files) is started again now
+and then, and on request. If a process dies before it carries out a reset, its successor does.
 """
 
 import logging
@@ -35,11 +35,11 @@ from mqworker.shared_state.messages import (
 from mqworker.shared_state.written_by import written_by
 
 FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful
-CHARGED = 3600.0  # seconds after which nobody asks for the call any more that was charged
+CHARGED = 3600.0  # seconds after which a charged call is not expected any more
 MOST_CHARGES = 1000
 REPLACED = "the object is replaced by a new one of other code"
-RETRY = 30.0  # seconds until one that cannot serve is tried again
-STOP_GRACE = 0.5  # seconds that a process may take to end beyond the deadline it was told
+RETRY = 30.0  # seconds until a process that cannot serve is started again
+STOP_GRACE = 0.5  # seconds that a process may take to end after its deadline
 
 log = logging.getLogger("mqworker.service.shared_lives")
 
@@ -47,8 +47,8 @@ log = logging.getLogger("mqworker.service.shared_lives")
 class SharedLives:
     """See the module head. `serving` is None while there is no process.
 
-    `on_change` is called when there is something new to show, `on_end` with each process that has ended, whether it
-    served or was on trial.
+    `on_change` is called when there is something new to show, `on_end` with each process that has ended, whether it was
+    serving or on trial.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class SharedLives:
         self._on_change, self._on_end, self._on_log = on_change, on_end, on_log
         self._level = logging.INFO
         self._charges: dict[tuple[str, bytes, bytes], Charge] = {}  # charges that still hold
-        self._retry_at = 0.0  # when one that could not serve is tried again
-        self._resetting = False  # a reset is ordered; if this process does not make it, the next one does
+        self._retry_at = 0.0  # when a process that could not serve is started again
+        self._resetting = False  # a reset was ordered; if this process does not carry it out, the next one does
         self._without_before = False  # the code that wrote the state cannot be used: try the wanted code at once
         self._held_why = ""  # why the code that wrote the state could not serve
         self._budget = Budget()
@@ -77,9 +77,10 @@ class SharedLives:
     # --- what is wanted
 
     def begin(self, code: SharedCode, now: float) -> None:
-        """Start a process that serves, unless there is one, or it is too early.
+        """Start a process to serve the object, unless there is one or it is too early.
 
-        If the state needs other code than this, it gets that, and serves nobody before a move was tried.
+        If the state needs other code than this, the process gets that code, and does not serve until a move has been
+        tried.
         """
         if self.serving is not None or now < self._retry_at or not self._budget.may_start(now):
             return
@@ -98,7 +99,7 @@ class SharedLives:
     def start(
         self, code: SharedCode, *, trial: bool = False, fresh: bool = False, held: bool = False
     ) -> SharedLife | None:
-        """Start a process; see SharedSpec. None if that could not be."""
+        """Start a process; see SharedSpec. Returns None if that fails."""
         spec = SharedSpec(
             name=self.name,
             job=code.job,
@@ -120,7 +121,7 @@ class SharedLives:
             return None
 
     def replace(self, successor: SharedLife) -> None:
-        """Let a process that was on trial serve."""
+        """Let a process that was on trial serve the object."""
         old, self.serving = self.serving, successor
         if old is not None:
             old.child.kill("other code has taken its state over")
@@ -128,7 +129,7 @@ class SharedLives:
         self.send(Resume())
 
     def send(self, order: SharedOrder) -> None:
-        """Give an order to the process that serves, if there is one."""
+        """Send an order to the serving process, if there is one."""
         if self.serving is not None:
             self.serving.send(order)
 
@@ -139,7 +140,7 @@ class SharedLives:
             self.send(SetLevel(level))
 
     def reset(self, code: SharedCode) -> None:
-        """Replace the object by a new one of this code; if no process is there that can, the next one does."""
+        """Replace the object by a new one of this code; if the present process cannot do so, the next one does."""
         self._resetting = True
         self._retry_at = 0.0
         if self.serving is not None and self.serving.code != code:
@@ -178,14 +179,14 @@ class SharedLives:
         reason = report.reason
         self._without_before = report.kind == "code" and life.held
         self._retry_at = 0.0 if self._without_before else time.monotonic() + RETRY
-        if life.fresh:  # a later attempt must not replace what an operator has brought back meanwhile
+        if life.fresh:  # a later attempt must not replace what an operator has restored in the meantime
             self._resetting, reason = False, f"it was not reset: {reason}"
         if life.held:
             self._held_why = reason
         elif self._held_why:
             reason = f"{self._held_why}; and under the wanted code: {reason}"  # the first is the cause
         if reason in self.problem:
-            return  # both are tried in turn, and both were told
+            return  # both are tried in turn, and both have been reported
         self.problem = reason
         what = f"the shared object {self.name} cannot be served: {reason}"
         logs.report(log, logging.ERROR, "shared_unfit", what, shared=self.name, traceback=report.traceback or None)
@@ -193,14 +194,14 @@ class SharedLives:
     def _on_death(self, life: SharedLife, death: Death) -> None:
         if life is self.serving:
             self.serving, now = None, time.monotonic()
-            if not life.ended and life.unfit is None:  # RETRY is for those that cannot serve
+            if not life.ended and life.unfit is None:  # RETRY applies to those that cannot serve
                 self._died(life, death, now)
         self._on_end(life)
 
     def _died(self, life: SharedLife, death: Death, now: float) -> None:
-        """Note an end that nobody ordered, and whose call it was."""
+        """Note an end that was not ordered, and whose call it was."""
         if life.child.kill_reason == REPLACED:
-            return  # by `reset`
+            return  # killed by `reset`
         self.restarts += 1
         served = life.status is not None and life.status.counts["calls"] > 0
         self.problem = f"its last process was ended: {death}"

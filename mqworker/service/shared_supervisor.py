@@ -1,11 +1,11 @@
 """The supervisor of one shared object: which code serves it, and how its state moves to other code.
 
-Lives in the Service's main thread, on its loop. Has the processes that serve the object one after another
-(`shared_lives`), and during a move a second one, on trial. Ends a process whose call takes too long.
+Lives in the Service's main thread, on its loop. Owns the processes that serve the object one after another
+(`shared_lives`), and during a move a second one, on trial. Kills a process whose call takes too long.
 
-A move to new code: the object is paused and writes a snapshot; a second process loads that under the new class. Only
-when it has done so may the change be committed; then it takes over. Callers wait meanwhile. There is one move at a
-time; if either process dies, it has failed, and nothing has changed.
+A move to new code: the object is paused and writes a snapshot; a second process loads the snapshot with the new class.
+Only once that has succeeded may the change be committed; then the second process takes over. Callers wait in the
+meantime. There is one move at a time; if either process dies, the move has failed, and nothing has changed.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from mqworker.shared_state.messages import Pause, Resume, TakeSnapshot
 
 MOVE_DEADLINE = 600.0  # seconds to load the state under the code of a start
 PAUSED = 30.0  # seconds that a loaded trial may wait for its commit, while callers wait
-SHARE = 20  # a move that failed is tried again after this many times what it took, because callers wait meanwhile
+SHARE = 20  # a failed move is tried again after this many times its duration, because callers wait during a move
 
 log = logging.getLogger("mqworker.service.shared_supervisor")
 
 
 class _Move:
-    """A move to other code; `owners` are those who have asked for it."""
+    """A move to other code; `owners` are those that have asked for it."""
 
     def __init__(self, code: SharedCode) -> None:
         self.code = code
@@ -56,16 +56,16 @@ class SharedSupervisor:
         self._deadline = deadline
         self._on_change = on_change
         self._lives = SharedLives(name, root, state_dir, on_change, self._life_ended, on_log)
-        self._wanted: SharedCode | None = None  # committed: it serves, or is moved to
+        self._wanted: SharedCode | None = None  # the committed code: it serves, or there will be a move to it
         self._move: _Move | None = None
-        self._move_at = 0.0  # when a move that has failed is tried again
+        self._move_at = 0.0  # when a failed move is tried again
         self._move_problem = ""  # why the committed code does not serve
-        self._moving: asyncio.Task[None] | None = None  # to the code that is committed
+        self._moving: asyncio.Task[None] | None = None  # the move to the committed code
 
     # --- what is wanted
 
     def want(self, code: SharedCode) -> None:
-        """Serve the object with this code, which is committed: at once if that was prepared, else after a move."""
+        """Serve the object with this committed code: at once if it was prepared, otherwise after a move."""
         self._wanted, self._move_at = code, 0.0
         self._lives.retry()
         if self._move is not None and self._move.code != code:
@@ -93,14 +93,14 @@ class SharedSupervisor:
         if life is None:
             self._lives.begin(self._wanted, now)
         elif life.serves and life.code == self._wanted:
-            if life.state == "paused":  # it was started for a move that is not needed any more
+            if life.state == "paused":  # it was started paused for a move that is no longer needed
                 life.send(Resume())
         elif life.serves and now >= self._move_at:
             self._move_at = now + RETRY
             self._moving = asyncio.create_task(self._moved())
 
     def reset(self) -> str:
-        """Replace the object by a new one, and keep what is remembered of calls; returns why that cannot be, or ""."""
+        """Replace the object by a new one, and keep the memory of calls; returns why that is not possible, or ""."""
         life = self._lives.serving
         if self._move is not None or (life is not None and life.unfit is not None):
             return "its process is being replaced: try again in a moment"
@@ -119,7 +119,7 @@ class SharedSupervisor:
 
     @property
     def alive(self) -> bool:
-        """Whether its process is left."""
+        """Whether its process still exists."""
         return self._lives.serving is not None
 
     def view(self) -> SharedView:
@@ -134,7 +134,7 @@ class SharedSupervisor:
         """Go on after the end of a process."""
         move = self._move
         if move is not None and life is move.trial and move.ready_at is not None:
-            self._drop(move)  # until then, whoever loads it sees that, and why
+            self._drop(move)  # before that, `_load` notices the end, and why
         self.beat()
         self._on_change()
 
@@ -148,9 +148,9 @@ class SharedSupervisor:
         return life is not None and life.code == code and life.serves
 
     async def prepare(self, code: SharedCode, deadline: float, owner: object) -> str:
-        """Load the state under other code, beside the process that serves; returns why that cannot be, or "".
+        """Load the state with other code, beside the serving process; returns why that is not possible, or "".
 
-        Afterwards `want` lets it serve; `give_up`, a dead process, or too long a wait undoes it.
+        Afterwards `want` lets it serve; `give_up`, the death of a process or too long a wait undoes it.
         """
         try:
             async with asyncio.timeout(deadline):
@@ -167,14 +167,14 @@ class SharedSupervisor:
                         move.task = asyncio.create_task(self._load(move))
                     self._move.owners.add(owner)
                     (done,), _ = await asyncio.wait({self._move.task})
-                    why = "its process was replaced meanwhile" if done.cancelled() else done.result()
+                    why = "its process was replaced in the meantime" if done.cancelled() else done.result()
         except TimeoutError:
             self.give_up(code, owner)
             why = f"its state could not be loaded within {deadline:g} s"
         return why and f"the shared object {self.name}: {why}"
 
     def give_up(self, code: SharedCode, owner: object) -> None:
-        """Go on with the code that serves, if there is a move to this code that nobody else has asked for."""
+        """Go on with the serving code, if there is a move to this code that nobody else has asked for."""
         move = self._move
         if move is not None and move.code == code:
             move.owners.discard(owner)
@@ -182,7 +182,7 @@ class SharedSupervisor:
                 self._drop(move)
 
     def _drop(self, move: _Move) -> None:
-        """End a move, and go on with the process that serves."""
+        """End a move, and go on with the serving process."""
         self._move = None
         if move.task is not asyncio.current_task():
             move.task.cancel()
@@ -191,7 +191,7 @@ class SharedSupervisor:
         self._lives.send(Resume())
 
     async def _load(self, move: _Move) -> str:
-        """Pause, write a snapshot, and load it under the other code; returns why that cannot be, or ""."""
+        """Pause, write a snapshot, and load it with the other code; returns why that is not possible, or ""."""
         try:
             life, why = self._lives.serving, ""
             if life is not None and not await life.until("serving", "paused"):
@@ -199,7 +199,7 @@ class SharedSupervisor:
                 life.send(Pause())
                 life.send(TakeSnapshot())
                 why = await life.until("paused", empty=True)
-            if not why:  # one that cannot serve has written everything
+            if not why:  # a process that cannot serve has everything in its files
                 move.trial = trial = self._lives.start(move.code, trial=True)
                 why = self._lives.problem if trial is None else await trial.until("trial")
                 why = why or _described_worse(life, trial)
@@ -214,7 +214,7 @@ class SharedSupervisor:
         return why
 
     async def _moved(self) -> None:
-        """Move to the code that is committed; until that succeeds, the previous code serves."""
+        """Move to the committed code; until that succeeds, the previous code serves."""
         code, began = self._wanted, time.monotonic()
         if code is None:
             return
@@ -224,14 +224,14 @@ class SharedSupervisor:
         now = time.monotonic()
         self._move_at = now + max(RETRY, SHARE * (now - began))
         if self._move is None:
-            self._lives.send(Resume())  # it may have begun paused
+            self._lives.send(Resume())  # it may have been started paused
         what = f"{why}; the previous code serves it, and this is tried again"
         if what != self._move_problem:
             logs.report(log, logging.ERROR, "shared_code", what, shared=self.name)
         self._move_problem = what
 
     def _take_over(self, move: _Move) -> None:
-        """Let the trial serve, in the place of the process that has served so far."""
+        """Let the process on trial serve, in place of the previous one."""
         self._move, self._move_problem = None, ""
         assert move.trial is not None
         self._lives.replace(move.trial)

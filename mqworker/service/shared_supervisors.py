@@ -1,8 +1,8 @@
-"""All shared objects of a service: which there are, with which code, and their part in a change of code.
+"""All shared objects of a service: which exist, with which code, and their part in a change of code.
 
-Lives in the Service's main thread, on its loop. Owns a SharedSupervisor of each object that a running stage uses, or is
-about to use. One object serves all stages; the code that was committed last serves it. An object that no stage uses any
-more stays for as long as a drain may take: the previous Consumers may still call it.
+Lives in the Service's main thread, on its loop. Owns a SharedSupervisor for each object that a running stage uses, or
+is about to use. One object serves all stages, with the code that was committed last. An object that no stage uses any
+more is kept for as long as a drain may take, because the previous Consumers may still call it.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from mqworker.shared_state.written_by import written_by
 
 log = logging.getLogger("mqworker.service.shared_supervisors")
 
-Moves = dict[str, SharedCode]  # the code that each object has to be ready to serve
+Moves = dict[str, SharedCode]  # the code with which each object must be ready to serve
 
 
 class SharedSupervisors:
@@ -34,10 +34,10 @@ class SharedSupervisors:
         self._loaded = loaded
         self._on_change, self._on_log = on_change, on_log
         self._supervisors: dict[str, SharedSupervisor] = {}
-        self._committed: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the code that the stage has for it
-        self._needed: dict[str, SharedCode] = {}  # the code with which each object is to be served
-        self._looked = False  # whether it has looked for the state of objects that no stage uses
-        self._unneeded: dict[str, float] = {}  # object -> when it is to end (CLOCK_MONOTONIC)
+        self._committed: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the object's code in that stage
+        self._needed: dict[str, SharedCode] = {}  # the code with which each object is served
+        self._looked = False  # whether it has checked for the state of objects that no stage uses
+        self._unneeded: dict[str, float] = {}  # object -> when it ends (CLOCK_MONOTONIC)
 
     def want(self, document: Document) -> None:
         """Serve the objects that the running stages use, or will use once a change is committed."""
@@ -58,7 +58,7 @@ class SharedSupervisors:
     def _wanted(self, document: Document) -> Moves:
         """Return which objects are needed, each with the code that was committed last.
 
-        At a start, that is the code which wrote the state, if a stage has it.
+        At a start, that is the code that wrote the state, if a stage has it.
         """
         needed: Moves = {}
         for stage_name, stage in document.stages.items():
@@ -74,7 +74,7 @@ class SharedSupervisors:
         return needed
 
     def _report_unused(self, needed: Moves) -> None:
-        """Report at the start which objects have a state that no stage uses: they may have been renamed."""
+        """At the start, report which objects have a state but are used by no stage: they may have been renamed."""
         folder = self._loaded.state_dir / SHARED
         for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
             if name not in needed:
@@ -93,17 +93,17 @@ class SharedSupervisors:
             if supervisor.ending and not supervisor.alive:
                 del self._supervisors[name]
                 self._unneeded.pop(name, None)
-                if name in self._needed:  # it is used again by now
+                if name in self._needed:  # it is in use again by now
                     self._supervisor(name).want(self._needed[name])
             else:
                 supervisor.beat()
 
     def reset(self, name: str) -> str | None:
-        """Replace an object by a new one; returns why that cannot be now, or "", or None if there is none."""
+        """Replace an object by a new one; returns why that is not possible, or "", or None if there is none."""
         return self._supervisors[name].reset() if name in self._supervisors else None
 
     async def close(self, seconds: float) -> None:
-        """End all, each with a snapshot, within this time."""
+        """End all objects, each with a snapshot, within this time."""
         until = time.monotonic() + seconds
         for supervisor in self._supervisors.values():
             supervisor.end(until)
@@ -111,24 +111,24 @@ class SharedSupervisors:
             await asyncio.sleep(0.01)
 
     def views(self) -> dict[str, SharedView]:
-        """Return what there is to show of each object."""
+        """Return what is shown of each object."""
         return {name: supervisor.view() for name, supervisor in sorted(self._supervisors.items())}
 
     # --- a change of a stage's code
 
     def moves(self, stage: StageDesired) -> Moves:
-        """Return the code that objects have to be ready to serve before a stage's candidate is committed."""
+        """Return the code with which objects must be ready to serve before a stage's candidate is committed."""
         candidate = stage.candidate
         return _codes(candidate.version, candidate.code) if candidate is not None else {}
 
     def are_prepared(self, moves: Moves) -> bool:
-        """Return whether all are ready."""
+        """Return whether all objects are ready."""
         return all(
             name in self._supervisors and self._supervisors[name].is_prepared(code) for name, code in moves.items()
         )
 
     async def prepare(self, moves: Moves, deadline: float, owner: object) -> str:
-        """Make all ready, for this owner; returns why that cannot be, or ""."""
+        """Make all objects ready, for this owner; returns why that is not possible, or ""."""
         there = [(self._supervisors[name], code) for name, code in moves.items() if name in self._supervisors]
         found = await asyncio.gather(*(each.prepare(code, deadline, owner) for each, code in there))
         why = "; ".join(filter(None, found))
@@ -137,7 +137,7 @@ class SharedSupervisors:
         return why
 
     def give_up(self, moves: Moves, owner: object) -> None:
-        """Let the objects go on with the code that serves, unless others have asked for these moves too."""
+        """Let the objects go on with the serving code, unless others have asked for these moves too."""
         for name, code in moves.items():
             if name in self._supervisors:
                 self._supervisors[name].give_up(code, owner)

@@ -1,4 +1,4 @@
-"""The signals of the Service: noted when they arrive, taken by its loop. docs/operations.md has what each one does.
+"""The signals of the Service: noted when they arrive, taken by its loop. docs/operations.md says what each one does.
 
 Runs on the Service's main loop.
 """
@@ -18,7 +18,7 @@ log = logging.getLogger("mqworker.service.signals")
 
 
 class Signals:
-    """Signals that were received and not yet taken; `wake` is called for each."""
+    """Signals that were received but not yet taken; `wake` is called for each."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._noted: list[int] = []
@@ -30,7 +30,7 @@ class Signals:
             asyncio.get_running_loop().add_signal_handler(number, self._note, number)
 
     def take(self) -> list[int]:
-        """Return them in the order in which they arrived."""
+        """Return the noted signals in the order in which they arrived."""
         taken, self._noted = self._noted, []
         return taken
 

@@ -1,7 +1,7 @@
-"""Changes of sources: start with the code in the folder, which is checked first; stop; run now.
+"""Changes of sources: starts and reloads, for which the code in the folder is checked first.
 
-Runs on the Service's main loop; part of Operations. Owns the code checks in progress, one for each source at a time.
-What the code check refuses leaves the source as it is. Fails with ChangeRefused and ControlError.
+Runs on the Service's main loop; part of Operations. Owns the code checks in progress, one at a time for each source. If
+the code check refuses the code, the source stays as it is. Raises ChangeRefused and ControlError.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = logging.getLogger("mqworker.service.operations")
 
 
 class SourcesOwner(Protocol):
-    """Operations, as the changes of sources know them."""
+    """Operations, as the changes of sources see them."""
 
     document: Document
 
@@ -35,7 +35,7 @@ class SourcesOwner(Protocol):
 
 
 class SourceChanges:
-    """See the module head. `again` lets a source that has finished begin again."""
+    """See the module head. `again` lets a finished source begin again."""
 
     def __init__(
         self, loaded: Loaded, on_log: Callable[[LogEvent], None], owner: SourcesOwner, again: Callable[[str], None]
@@ -48,12 +48,12 @@ class SourceChanges:
         self._tasks: set[asyncio.Task[int]] = set()
 
     def known(self, name: str) -> None:
-        """Raise ControlError if there is no source of this name here."""
+        """Raise ControlError if this service has no source with this name."""
         if name not in self._loaded.config.sources:
             raise ControlError("unknown_source", self._loaded.no_source(name))
 
     async def start(self, name: str, patience: float) -> int:
-        """Start a source with the code in the folder; the caller waits `patience` seconds, and the change goes on."""
+        """Start a source with the code in the folder; the caller waits `patience` seconds, the change goes on."""
         self.known(name)
         task = asyncio.create_task(self._start(name))
         self._tasks.add(task)
@@ -66,7 +66,7 @@ class SourceChanges:
         raise ControlError("deadline", what)
 
     def reload_all(self) -> None:
-        """Let every source that runs take the code in the folder; returns without waiting for that."""
+        """Let every running source adopt the code in the folder; returns without waiting for it."""
         for name, desired in self._owner.document.sources.items():
             if name in self._turns and desired.running:
                 task = asyncio.create_task(self._reload(name))
@@ -104,7 +104,7 @@ class SourceChanges:
 
 
 async def check_source(loaded: Loaded, name: str, document: Document, on_log: Callable[[LogEvent], None]) -> CodeReport:
-    """Check the code of a source in the folder, which is copied."""
+    """Check the code of a source in the folder, after copying it."""
     config = loaded.config.sources[name]
     return await check_code(
         *(f"source {name}", loaded.root, (config.job,), dict(config.params), CHECK_DEADLINE, on_log),
@@ -115,12 +115,12 @@ async def check_source(loaded: Loaded, name: str, document: Document, on_log: Ca
 
 
 def problem(report: CodeReport) -> str:
-    """Return what a check has found in one line; "" if all is well."""
+    """Return what a check has found, in one line; "" if all is well."""
     problems = [each.partition("\n")[0] for each in report.problems]
     return "; ".join([*problems, *(f"params.{field}: {why}" for field, why in report.fields)])
 
 
 def _report_late(name: str, task: asyncio.Task[int]) -> None:
-    """Log it if a change that nobody waits for has failed."""
+    """Log the failure of a change that nobody waits for any more."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logs.report(log, logging.WARNING, "not_reloaded", f"source {name} was not changed: {error}")

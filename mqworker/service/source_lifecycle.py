@@ -1,9 +1,9 @@
 """When the process of a source is started, stopped and killed.
 
-Pure: events and time (CLOCK_MONOTONIC) in, actions out; carried out by the source's supervisor. A life that has made
-progress (a stored position, a tick, a run) or has run for a while costs nothing: its successor starts at once. After
-fruitless ones in a row each start waits longer, and the source is in a crash loop; it is never given up, and nothing is
-ever skipped.
+Pure: takes events and times (CLOCK_MONOTONIC), returns actions, which the source's supervisor carries out. After a life
+that has made progress (a stored position, a tick, a run) or has run for a while, its successor starts at once. After
+several fruitless lives in a row, each start waits longer, and the source is in a crash loop; it is never given up, and
+nothing is ever skipped.
 """
 
 from typing import NamedTuple
@@ -13,27 +13,27 @@ from mqworker.ipc.restart_budget import Budget
 from mqworker.ipc.source_messages import SourceEnded, SourceStatus
 from mqworker.ipc.spawn import Death
 
-STOP = 4.0  # seconds: 2 for confirms and the position, 2 for the generator's `finally`
+STOP = 4.0  # seconds: 2 for confirms and the position, 2 for the generator's `finally` blocks
 KILL = 0.5  # seconds after that
-SILENT = 120  # beats without a report: C code may hold the interpreter for a while
-FRUITFUL_AGE = 60.0  # seconds for which the user's code has run
+SILENT = 120  # beats without a report; many, because C code may hold the interpreter for a while
+FRUITFUL_AGE = 60.0  # seconds of running user code after which a life counts as fruitful
 
 
 class StartSource(NamedTuple):
-    """Start its process; the answer is `started` or `not_started`."""
+    """Start the source's process; the answer is `started` or `not_started`."""
 
     code: SourceCode
 
 
 class EndSource(NamedTuple):
-    """Order it to end, and kill it if it is still there at `kill_at`; a later one replaces this."""
+    """Order the process to end, and kill it if it still exists at `kill_at`; a later EndSource replaces this one."""
 
     until: float
     kill_at: float
 
 
 class KillSource(NamedTuple):
-    """Kill it now."""
+    """Kill the process now."""
 
     reason: str
 
@@ -52,18 +52,18 @@ class SourceLifecycle:
         self.starts = 0
         self.budget = Budget()
         self._code: SourceCode | None = None
-        self._runs: SourceCode | None = None  # what the present process has
+        self._runs: SourceCode | None = None  # the code of the present process
         self._running = False
         self._final = False
-        self._until: float | None = None  # when it has to have ended
+        self._until: float | None = None  # when the process must have ended
         self._silent = 0
         self._ended: SourceEnded | None = None  # its last report
-        self._problem = ""  # of the last life
+        self._problem = ""  # why the last life ended
 
     # --- events
 
     def want(self, code: SourceCode, now: float, *, running: bool) -> list[Action]:
-        """Bring this about; with other code a source that has finished begins again."""
+        """Establish this state; with other code, a finished source begins again."""
         if code != self._code or not running:
             self.finished = False
             self.budget = Budget()
@@ -71,7 +71,7 @@ class SourceLifecycle:
         return self._due(now)
 
     def again(self, now: float) -> list[Action]:
-        """Begin again if it has finished, and without delay if it waits for a restart."""
+        """Begin again if the source has finished, and without delay if it waits for a restart."""
         self.finished = False
         if not self.alive:
             self.budget = Budget()
@@ -92,7 +92,7 @@ class SourceLifecycle:
         return self._due(now)
 
     def started(self, code: SourceCode) -> None:
-        """Note that the process runs."""
+        """Note that the process has been started."""
         self.alive, self._runs = True, code
         self.starts += 1
         self._silent = 0
@@ -103,7 +103,7 @@ class SourceLifecycle:
         self.budget.died(now, fruitful=False)
 
     def reported(self, status: SourceStatus, now: float) -> None:
-        """Note a report, which is also its pulse."""
+        """Note a report, which is also the pulse of the process."""
         self._silent = 0
         self.status = status
         if _is_fruitful(status, now):
@@ -116,10 +116,10 @@ class SourceLifecycle:
         self._ended = ended
 
     def died(self, death: Death, now: float) -> list[Action]:
-        """Note that the process is gone, and everything that it sent was read."""
+        """Note that the process is gone and everything that it sent has been read."""
         status, ended, ordered = self.status, self._ended, self._until is not None
         self.alive, self.status, self._ended, self._until, self._runs = False, None, None, None, None
-        if ended is not None and ended.how == "finished" and not ordered:  # an order may mean that it begins again
+        if ended is not None and ended.how == "finished" and not ordered:  # its order may have been to begin again
             self.finished = True
         if ordered or self.finished:
             self.budget.died(now, fruitful=True)
@@ -155,12 +155,12 @@ class SourceLifecycle:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing comes from it any more, as it is."""
+        """Whether, as things are, nothing more will come from the source."""
         return self.finished or not (self._running or self.alive)
 
     @property
     def is_ending(self) -> bool:
-        """Whether its process was ordered to end."""
+        """Whether its process has been ordered to end."""
         return self._until is not None
 
     # --- inside
@@ -182,5 +182,5 @@ class SourceLifecycle:
 
 
 def _is_fruitful(status: SourceStatus, now: float) -> bool:
-    """Return whether a life has got on, or its code has run for a while."""
+    """Return whether a life has made progress, or its code has run for a while."""
     return status.progress > 0 or (status.since > 0 and now - status.since > FRUITFUL_AGE)

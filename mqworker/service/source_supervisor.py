@@ -62,10 +62,10 @@ class SourceSupervisor:
         self._child: Child | None = None
         self._kill_at: asyncio.TimerHandle | None = None
         self._runs: dict[str, asyncio.Future[RunDone]] = {}
-        self._items = self._missed = 0  # of the processes before
+        self._items = self._missed = 0  # counts of the previous processes
 
     def want(self, desired: SourceDesired, level: int, *, running: bool) -> None:
-        """Bring this about; `running`: it may run at all."""
+        """Establish this state; `running`: whether the source may run at all."""
         self._desired = desired
         if level != self._level:
             self._level = level
@@ -73,7 +73,7 @@ class SourceSupervisor:
         self._do(self.life.want(desired.code, time.monotonic(), running=running))
 
     def again(self) -> None:
-        """Begin again if it has finished, and without delay if it waits for a restart."""
+        """Begin again if the source has finished, and without delay if it waits for a restart."""
         self._do(self.life.again(time.monotonic()))
 
     def beat(self) -> None:
@@ -81,7 +81,7 @@ class SourceSupervisor:
         self._do(self.life.beat(time.monotonic()))
 
     def end(self, kill_at: float) -> None:
-        """End for good, until `kill_at` at most (CLOCK_MONOTONIC)."""
+        """End for good, by `kill_at` at the latest (CLOCK_MONOTONIC)."""
         self._do(self.life.end(time.monotonic(), kill_at))
 
     def dump_stacks(self) -> None:
@@ -89,7 +89,7 @@ class SourceSupervisor:
         self._send(DumpSourceStacks())
 
     async def run(self, patience: float) -> RunDone:
-        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
+        """Call a scheduled function now, and wait for its end. Raises ControlError."""
         if self._child is None or self.life.status is None:
             raise ControlError("refused", f"source {self.name} is {self.life.state} here: nothing can be run")
         run = uuid.uuid4().hex[:12]
@@ -111,7 +111,7 @@ class SourceSupervisor:
         return done
 
     def view(self) -> SourceView:
-        """The source for the snapshot."""
+        """Return the source for the snapshot."""
         life, status = self.life, self.life.status
         config = self._config.sources[self.name]
         return SourceView(

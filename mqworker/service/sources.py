@@ -1,7 +1,7 @@
-"""All sources of a service: each has a SourceSupervisor.
+"""All sources of a service; each has a SourceSupervisor.
 
-Lives in the Service's main thread, on its loop. Owns the supervisors. In a run that ends when all is consumed schedules
-do not run. An error in one of them is raised to the Service's loop.
+Lives in the Service's main thread, on its loop. Owns the supervisors. With `run --burst`, schedules do not run. An
+error in a supervisor is raised to the Service's loop.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Sources:
         }
 
     def want(self, document: Document) -> None:
-        """Bring this about in every source."""
+        """Establish this state in every source."""
         level = logs.LEVELS[document.log_level]
         for name, supervisor in self._supervisors.items():
             desired = document.sources[name]
@@ -43,18 +43,18 @@ class Sources:
             supervisor.beat()
 
     def again(self, name: str) -> None:
-        """Let a source that has finished begin again."""
+        """Let a finished source begin again."""
         self._supervisors[name].again()
 
     async def run(self, name: str, patience: float) -> RunDone:
-        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
+        """Call a scheduled function now, and wait for its end. Raises ControlError."""
         if not self._config.sources[name].scheduled:
             what = f"source {name} has no schedule: its generator runs by itself (`mqworker sources start` begins it)"
             raise ControlError("refused", what)
         return await self._supervisors[name].run(patience)
 
     def end(self, kill_at: float) -> None:
-        """End all for good, until `kill_at` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
+        """End all for good, by `kill_at` at the latest (CLOCK_MONOTONIC); a second call can only bring that forward."""
         for supervisor in self._supervisors.values():
             supervisor.end(kill_at)
 
@@ -64,7 +64,7 @@ class Sources:
             supervisor.dump_stacks()
 
     def views(self) -> dict[str, SourceView]:
-        """Return what there is to show of each source."""
+        """Return what is shown of each source."""
         return {name: supervisor.view() for name, supervisor in self._supervisors.items()}
 
     @property
@@ -74,5 +74,5 @@ class Sources:
 
     @property
     def over(self) -> bool:
-        """Whether nothing comes from any source any more, as it is."""
+        """Whether, as things are, nothing more will come from any source."""
         return all(supervisor.life.is_over for supervisor in self._supervisors.values())

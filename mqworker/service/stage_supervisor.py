@@ -5,7 +5,8 @@ done, and when. Receives Reports; sends the StageSpec once and then Orders, and 
 A start that fails is tried again with backoff; any other error is raised to the Service's loop.
 
 The first Producer can be prepared: it imports what it needs while the user's code is checked, and does nothing until it
-gets its first Desired. Nobody hears of one that is not needed, or dies before that.
+gets its first Desired. If it is not needed, it ends unreported; if it dies before that, another is started in its
+place, also unreported.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ class StageSupervisor:
         self._on_change = on_change
         self._on_log = on_log
         self._faults = faults
-        self._lock = lock  # of this instance; every Producer holds it too
+        self._lock = lock  # the lock of this instance; every Producer holds it too
         self._document: Document
         self._child: Child | None = None
         self._prepared: Child | None = None  # a Producer that waits for its first Desired
@@ -71,12 +72,12 @@ class StageSupervisor:
     # --- what is wanted
 
     def prepare(self) -> None:
-        """Let a Producer import what it needs; it waits until it is wanted."""
-        with contextlib.suppress(OSError):  # it is tried again when it is wanted
+        """Start a Producer that imports what it needs, then waits until it is wanted."""
+        with contextlib.suppress(OSError):  # the start is tried again when it is wanted
             self._prepared = self._new()
 
     def want(self, document: Document, *, paused: bool) -> None:
-        """Bring about the state of the stage in this document."""
+        """Establish the state of the stage in this document."""
         self._document = document
         self.switch.want(document.stages[self.name], time.monotonic())
         running = document.stages[self.name].running
@@ -85,7 +86,7 @@ class StageSupervisor:
             self._prepared.kill("it is not needed")
 
     def end(self, until: float) -> None:
-        """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
+        """Drain for good, by `until` at the latest (CLOCK_MONOTONIC); a second call can only bring that forward."""
         self._do(self.life.end(until))
 
     def beat(self) -> None:
@@ -104,14 +105,14 @@ class StageSupervisor:
         return await self._requests.ask(request, deadline)
 
     def due(self) -> Commit | Undo | Revert | None:
-        """Return how the change in progress has to end, if that is known."""
+        """Return how the change in progress must end, if that is known."""
         life = self.life
         return self.switch.due(life.status, life.revision_sent)
 
     # --- what is
 
     def view(self) -> StageView:
-        """The stage for the snapshot."""
+        """Return the stage for the snapshot."""
         life = self.life
         return StageView(
             name=self.name,
@@ -140,16 +141,23 @@ class StageSupervisor:
     def _start(self, desired: Desired) -> None:
         now = time.monotonic()
         try:
-            self._child, self._prepared = self._prepared or self._new(), None
+            self._child = self._take_prepared() or self._new()
         except OSError as error:
             self.life.not_started(f"the Producer could not be started: {error.strerror}", now)
             return
         self._child.send(desired)
         self.life.started(now)
 
+    def _take_prepared(self) -> Child | None:
+        """Return the Producer that waits, unless it was killed, or is dead, which the loop may not have noticed yet."""
+        child, self._prepared = self._prepared, None
+        if child is not None:
+            child.notice_death()
+        return child if child is not None and child.alive and not child.kill_reason else None
+
     def _new(self) -> Child:
         """Start a Producer; raises OSError."""
-        child = Child(_reports, self._on_report, self._on_death, self._on_log)
+        child = Child(_reports, self._on_report, lambda death: self._on_death(child, death), self._on_log)
         with Connection(os.dup(self._lock), readable=True, writable=False) as lock:
             child.start(Producer(self.name, lock))
         child.send(self._spec)
@@ -188,11 +196,11 @@ class StageSupervisor:
             case _:
                 self._requests.answered(report)
 
-    def _on_death(self, death: Death) -> None:
-        if self._child is None:
+    def _on_death(self, child: Child, death: Death) -> None:
+        if child is not self._child:
             self._prepared = None
             return
-        why = f" ({self._child.kill_reason})" if self._child.kill_reason else ""
+        why = f" ({child.kill_reason})" if child.kill_reason else ""
         self._child = None
         self._requests.producer_died()
         self._cancel_kill()

@@ -1,7 +1,7 @@
-"""All stages of a service, handled as one: each has a StageSupervisor.
+"""All stages of a service, handled together; each has a StageSupervisor.
 
 Lives in the Service's main thread, on its loop. Owns the supervisors and the balancer; passes their reports to the
-Service's callbacks. An error in one of them is raised to the Service's loop.
+Service's callbacks. An error in a supervisor is raised to the Service's loop.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from mqworker.service.stage_supervisor import StageSupervisor
 class Stages:
     """See the module head. `on_change` is called when there is something new to show, `on_log` with each log event.
 
-    `faults` gets what the stages count.
+    `faults` receives the faults that the stages count.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class Stages:
         specs = (_spec(loaded, name) for name in loaded.config.stages)
         self._supervisors = [StageSupervisor(spec, lock, on_change, on_log, faults) for spec in specs]
         self._balancer = Balancer(loaded.config)
-        self._document = Document()  # without the numbers that the balancer gives
+        self._document = Document()  # without the numbers that the balancer assigns
         self._paused = False
         self._ending = False
 
     def prepare(self, document: Document) -> None:
-        """Prepare for those stages to run that this document lets run."""
+        """Prepare the stages that will run according to this document."""
         for supervisor in self._supervisors:
             if document.stages[supervisor.name].running:
                 supervisor.prepare()
 
     def want(self, document: Document, *, paused: bool) -> None:
-        """Bring this about in every stage."""
+        """Establish this state in every stage."""
         self._document, self._paused = document, paused
         self._balancer.want(document, self._statuses(), paused=paused)
         self._bring_about()
@@ -68,11 +68,11 @@ class Stages:
             self._bring_about()
 
     def due(self) -> list[Commit | Undo | Revert]:
-        """Return how changes that are in progress have to end, as far as that is known."""
+        """Return how the changes in progress must end, as far as that is known."""
         return [end for supervisor in self._supervisors if (end := supervisor.due()) is not None]
 
     def end(self, until: float) -> None:
-        """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
+        """Drain for good, by `until` at the latest (CLOCK_MONOTONIC); a second call can only bring that forward."""
         self._ending = True
         for supervisor in self._supervisors:
             supervisor.end(until)
@@ -92,7 +92,7 @@ class Stages:
             supervisor.dump_stacks()
 
     async def ask_held(self, stage: str, skip: str) -> Held:
-        """Return the messages that a stage holds, or let one go. Raises ControlError."""
+        """Return the messages that a stage holds, or release one. Raises ControlError."""
         held = await self.ask(stage, AskHeld(0, skip))
         assert isinstance(held, Held)
         return held
@@ -123,12 +123,12 @@ class Stages:
 
     @property
     def given_back(self) -> int:
-        """How many messages went back to the broker unfinished."""
+        """How many messages were returned to the broker unfinished."""
         return sum(supervisor.life.given_back for supervisor in self._supervisors)
 
     @property
     def given_up(self) -> str:
-        """The first stage whose Producers die too often, and why, in one sentence; "" while there is none."""
+        """One sentence about the first stage whose Producers die too often; "" if there is none."""
         for supervisor in self._supervisors:
             if supervisor.life.given_up:
                 deaths = supervisor.life.budget.fruitless

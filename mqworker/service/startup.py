@@ -1,7 +1,7 @@
 """What can prevent or delay the start of the Service: the control port, the stored state, the user's code.
 
 Runs once, on the Service's main loop, before the first Producer; it may be cancelled wherever it waits. Owns nothing.
-Fails with StartError, one sentence with cause and fix.
+Raises StartError, one sentence with cause and fix.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def start_up(
 ) -> Document:
     """Bind the port, check the code, and store the initial desired state; returns that state.
 
-    While the code is checked, `prepare` is called once, with what the state will be but for the code.
+    While the code is being checked, `prepare` is called once, with the initial state except for the code.
     """
     await _bind(server, loaded.config.control)
     old, notes = _load(store)
@@ -57,7 +57,7 @@ async def start_up(
         logs.report(log, logging.WARNING, "configuration", note)
     try:
         store.save(document)
-    except OSError as error:  # do not give up for good: supervisord tries again, and there may be space then
+    except OSError as error:  # not for good: supervisord tries again, and there may be space then
         what = f"the state in {loaded.state_dir} cannot be written: {error.strerror}"
         raise StartError(Exit.INTERNAL, f"{what}; free some space, or set service.state_dir") from None
     for name, stage in document.stages.items():
@@ -66,7 +66,7 @@ async def start_up(
 
 
 async def _beside(prepare: Callable[[Document], None], document: Document) -> None:
-    """Call it once the checks are under way, for which everything waits."""
+    """Call `prepare` once the checks, for which everything waits, have been started."""
     await asyncio.sleep(0)
     prepare(document)
 
@@ -106,7 +106,7 @@ async def _check_user_code(
         logs.report(log, logging.WARNING, "user_code", warning)
     problems = []
     for name, (_, report) in found.items():
-        if report.died:  # the code may not be the reason: the Consumers will find out
+        if report.died:  # the code may not be the reason: the Consumers will show
             for problem in report.problems:
                 logs.report(log, logging.ERROR, "user_code", f"stage {name}: {problem}", stage_name=name)
             continue
@@ -123,7 +123,7 @@ async def _check_user_code(
 async def _check_sources(
     loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]
 ) -> dict[str, FoundSource]:
-    """Check the code of the sources; what is refused leaves the previous code, if that is kept."""
+    """Check the code of the sources; if it is refused, the previous code stays in use, if it is kept."""
     names = list(loaded.config.sources)
     reports = await asyncio.gather(*(check_source(loaded, name, document, on_log) for name in names))
     found, problems = {}, []
@@ -151,7 +151,7 @@ def _first_lines(report: CodeReport) -> list[str]:
 
 
 class _StageCheck:
-    """Finds out which code a stage will run, and checks that alone: what a rollback left behind is not imported."""
+    """Finds out which code a stage will run, and checks only that: code that a rollback replaced is not imported."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class _StageCheck:
         self._needed = desired_state.copies(document)
 
     async def run(self) -> tuple[FoundCode, CodeReport]:
-        """Return what was found, and the report on what will run."""
+        """Return the code that was found, and the report on what will run."""
         stage = self._stage
         if "code" in stage.configured and stage.copy is not None:
             folder = (await self._ask(stage, None, look=False)).copy
@@ -181,7 +181,7 @@ class _StageCheck:
         for without in (found._replace(params=False), found._replace(jobs=False, params=False)):
             if report.died or not (report.problems or report.fields):
                 break
-            if self._begun(without) != self._begun(found):  # live values may be the reason
+            if self._begun(without) != self._begun(found):  # values that were changed at run time may be the reason
                 other = await self._ask_begun(without)
                 if not (other.problems or other.fields):
                     return without._replace(shared=other.shared), other
@@ -190,7 +190,7 @@ class _StageCheck:
         return found, report
 
     async def _ask_last(self) -> CodeReport | None:
-        """Return the report on the generation that was in use last; None if it cannot be used."""
+        """Return the report on the generation that was last in use; None if it cannot be used."""
         old = self._old
         if old is None or old.copy is None or not old.copy.path(self._loaded.state_dir).is_dir():
             return None
@@ -205,7 +205,7 @@ class _StageCheck:
         return await self._ask(stage, stage.copy)
 
     async def _ask(self, stage: StageDesired, copy: CodeCopy | None, *, look: bool = True) -> CodeReport:
-        """Check what this stage runs, from a copy; without one, from what the folder has, which is copied."""
+        """Check what this stage runs, from a copy; without one, from the folder, after copying it."""
         config, deadline = self._loaded.config, CHECK_DEADLINE
         if config.shared or stage.shared:  # only the check shows which shared objects the jobs use
             deadline = config.stages[self._name].setup_deadline

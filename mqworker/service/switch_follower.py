@@ -1,7 +1,7 @@
-"""How a change of a stage's jobs or code ends: committed, undone, or taken back after its first messages.
+"""How a change of a stage's jobs or code ends: committed, undone, or reverted after its first messages.
 
 Pure; owned by a StageSupervisor, and asked by the Service's main loop, which stores the answer. A report of the
-Producer counts only if it is about the last state that the Producer was sent.
+Producer counts only if it is about the last state that was sent to the Producer.
 """
 
 from mqworker.control.desired_state import Commit, Revert, Undo
@@ -17,12 +17,12 @@ class SwitchFollower:
     def __init__(self, stage: str) -> None:
         self._name = stage
         self._stage: StageDesired | None = None
-        self._previous: Previous | None = None  # the generation that the last commit has replaced
+        self._previous: Previous | None = None  # the generation that the last commit replaced
         self._committed_at = 0.0
-        self._lost = ""  # how the Producer died that a change was in progress in
+        self._lost = ""  # how the Producer died during a change
 
     def want(self, stage: StageDesired, now: float) -> None:
-        """Note the stage's desired state; a commit is seen by its code."""
+        """Note the stage's desired state; a commit is recognised by its code."""
         was, self._stage = self._stage, stage
         if was is None:
             return
@@ -33,7 +33,7 @@ class SwitchFollower:
 
     @property
     def fallback(self) -> Version | None:
-        """The generation that the stage goes back to if the new code fails its trial; None: it goes back to none."""
+        """The generation that the stage goes back to if the new code fails its trial; None if there is none."""
         return None if self._previous is None else self._previous.version
 
     def producer_died(self, how: str, now: float) -> None:

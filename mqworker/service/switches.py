@@ -1,7 +1,7 @@
-"""How the Service brings a change of code to its end, with the shared objects that the stage uses.
+"""Brings a change of code to its end, with the shared objects that the stage uses.
 
-Runs on the Service's main loop. Asked again and again for as long as an end is due. Before a commit is stored, shared
-objects whose class changes are loaded under it; if that fails, the change is undone.
+Runs on the Service's main loop, and is called again and again as long as an end is due. Before a commit is stored,
+shared objects whose class changes are loaded with the new class; if that fails, the change is undone.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from mqworker.service.shared_supervisors import Moves, SharedSupervisors
 
 
 class Storing(Protocol):
-    """Operations, as the switches know them."""
+    """Operations, as the switches see them."""
 
     document: Document
     ending: bool
@@ -23,7 +23,7 @@ class Storing(Protocol):
         """Store how a change ends, if it can be stored now."""
 
 
-TRIES = 3  # times that shared objects may be ready and then not be any more, before the change is undone
+TRIES = 3  # times that shared objects may become ready and then cease to be, before the change is undone
 
 
 class _Preparing(NamedTuple):
@@ -33,7 +33,7 @@ class _Preparing(NamedTuple):
 
 
 class Switches:
-    """See the module head. `wake` lets the loop ask again."""
+    """See the module head. `wake` makes the loop call `end` again."""
 
     def __init__(
         self, loaded: Loaded, shared: SharedSupervisors, operations: Storing, wake: Callable[[], None]
@@ -45,7 +45,7 @@ class Switches:
         self._preparing: dict[tuple[str, int], _Preparing] = {}  # (stage, code of its candidate)
 
     def end(self, due: Sequence[Commit | Undo | Revert]) -> None:
-        """Bring these changes to their end, as far as that can be now."""
+        """Bring these changes to their end, as far as that is possible now."""
         for each in due if not self._operations.ending else ():
             if isinstance(each, Commit):
                 self._commit(each)
@@ -71,7 +71,7 @@ class Switches:
             task.add_done_callback(lambda _: self._wake())
             self._preparing[key] = _Preparing(moves, task, 1 if preparing is None else preparing.tries + 1)
         elif preparing.task.done():
-            why = _why(preparing) or "a shared object was ready for the new code, and did not stay so"
+            why = _why(preparing) or "a shared object was ready for the new code, but did not stay ready"
             self._operations.end_switch(Undo(commit.stage, commit.code, why))
 
 

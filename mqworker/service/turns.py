@@ -1,8 +1,8 @@
-"""Changes that take long, one after the other: each stage's in the order in which they were asked for.
+"""Slow changes, one at a time for each stage, in the order in which they were requested.
 
-Runs on the Service's main loop. Owns the tasks in which changes are carried out; only a few of a stage may wait.
-Whoever asks waits for a while, and the change goes on without them: what becomes of it is then logged. Fails with
-ControlError("busy") and ControlError("deadline"); what a change raises is passed on.
+Runs on the Service's main loop. Owns the tasks in which changes are carried out; only a limited number may wait for
+each stage. A caller waits for a while; after that the change goes on alone, and its outcome is logged. Raises
+ControlError("busy") and ControlError("deadline"), and whatever the change raises.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ class Turns:
         self._tasks: set[asyncio.Task[Stored]] = set()
 
     def begin(self, stage: str, change: Carried) -> asyncio.Task[Stored]:
-        """Carry out a change of a stage when it is its turn."""
+        """Carry out a change of a stage in its turn."""
         if self._waiting[stage] >= WAITING:
             change.close()
-            what = f"{WAITING} changes of stage {stage} are being checked or wait for it: try again later"
+            what = f"{WAITING} changes of stage {stage} are being checked or waiting: try again later"
             raise ControlError("busy", what)
         self._waiting[stage] += 1
         task = asyncio.create_task(self._in_turn(stage, change))
@@ -53,7 +53,7 @@ class Turns:
             change.close()
 
     async def answer(self, stage: str, task: asyncio.Task[Stored], patience: float, refused: str) -> Stored:
-        """Return a change once the user's code has accepted it; the caller waits `patience` seconds.
+        """Return the result of a change once the user's code has accepted it; the caller waits `patience` seconds.
 
         `refused`: the event to log if it is refused after that.
         """
@@ -68,7 +68,7 @@ class Turns:
         )
 
     def report(self, stage: str, task: asyncio.Task[Stored], refused: str) -> None:
-        """Log it if a change that nobody waits for is refused; if it is stored, that is logged elsewhere."""
+        """Log the refusal of a change that nobody waits for; a change that is stored is logged elsewhere."""
         task.add_done_callback(functools.partial(_report_refused, refused, stage))
 
 

@@ -1,1 +1,1 @@
-"""One object that all Consumers share: a process for each, in which every call of a message has its effect once."""
+"""Objects that all Consumers share: a process for each object, in which every call of a message takes effect once."""

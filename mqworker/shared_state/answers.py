@@ -1,6 +1,6 @@
 """The answer to a call, as bytes: what the method has returned or raised.
 
-Pure; used by both sides. An answer is encoded once, in the process of the shared object and before the next call can
+Pure; used by both sides. An answer is encoded once, in the process of the shared object, before the next call can
 change the value; the same bytes are journaled, remembered and sent.
 """
 
@@ -16,8 +16,8 @@ from mqworker.shared_state import values
 VALUE: Final = 0  # first byte: an encoded value follows
 SAME: Final = 1  # the argument, unchanged
 RAISED: Final = 2  # a Raised follows
-RETRY: Final = 3  # likewise, and the answer is not remembered: the next attempt asks again
-NOT_RUN: Final = 4  # likewise, and the method was not called at all
+RETRY: Final = 3  # a Raised follows; the answer is not remembered: the next attempt asks again
+NOT_RUN: Final = 4  # a Raised follows; the method was not called at all
 _SAME = bytes((SAME,))
 _VALUE = bytes((VALUE,))
 
@@ -37,7 +37,7 @@ _raised = msgspec.msgpack.Decoder(Raised).decode
 
 
 def returned(value: Any, argument: bytes | None, name: str = "the answer") -> bytes:
-    """Return the answer for a method's result; `argument` is the encoded one of a link. Raises SharedValueError."""
+    """Return the answer for a method's result; `argument`: a link's argument, encoded. Raises SharedValueError."""
     if argument is not None and values.is_encoded(value, argument):
         return _SAME
     return _VALUE + values.encode(value, name)
@@ -70,7 +70,7 @@ def is_remembered(answer: bytes) -> bool:
 
 
 def is_error(answer: bytes) -> bool:
-    """Return whether the method has failed by itself; a Reject is what it has decided."""
+    """Return whether the method has failed; a Reject is a decision, not a failure."""
     return answer[0] == RAISED and _raised(answer[1:]).kind != "reject"
 
 
@@ -87,7 +87,7 @@ def is_equal(one: bytes, other: bytes) -> bool:
 
 
 def result(answer: bytes, argument: Any = None, call: str = "") -> Any:
-    """Return what a method has returned, or raise in the handler what it has raised there; `call` names it."""
+    """Return what a method has returned, or raise in the handler what it has raised; `call` is its name in errors."""
     if answer[0] == VALUE:
         return values.decode(answer[1:])
     if answer[0] == SAME:

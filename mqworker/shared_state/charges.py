@@ -1,8 +1,8 @@
-"""Which calls are not made again, because the process died in them: their messages fail instead, once.
+"""Which calls are not made again because the process died in them: their messages fail once instead.
 
 Pure; lives in the process of a shared object. Several Consumers may have asked for the same call, all but one of them
-in vain, and all of them ask again; so a charge holds until the Producer says what became of the message, but not longer
-than HOLDS after its first use: that notice may have been lost.
+in vain, and all of them ask again. So a charge holds until the Producer reports what became of the message, but not
+longer than HOLDS after its first use, because that report may be lost.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ class Charges:
         return charge
 
     def named(self, stage: str, messages: Iterable[bytes]) -> None:
-        """Note that the Producer has said what became of these messages."""
+        """Note that the Producer has reported what became of these messages."""
         reported = set(messages)
         for key in [key for key in self._charges if key[0] == stage and key[1] in reported and key in self._until]:
             self._end(key)

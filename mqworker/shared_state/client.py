@@ -1,10 +1,10 @@
 """Calls of a shared object, from a Consumer.
 
-Runs where the handler runs. Each thread has a connection of its own, and a process that user code has forked too. A
-call waits until it is answered: when the object's process is restarted meanwhile, it is sent again, unseen, and has its
-effect once. A call that belongs to no message is not sent again. Whatever interrupts a call (a soft limit, the
-deadline) closes the connection, so that its late answer never becomes that of the next call; answers carry their call's
-number besides.
+Runs where the handler runs. Each thread has its own connection, and so has a process that user code has forked. A call
+waits until it is answered: if the object's process is restarted in the meantime, the call is sent again without the
+handler noticing, and takes effect once. A call that belongs to no message is not sent again. Whatever interrupts a call
+(a soft limit, the deadline) closes the connection, so that a late answer is never taken for that of the next call; in
+addition, answers carry their call's number.
 
 Raises SharedValueError for a value that would not arrive as it is, SharedUnavailable at the deadline, Reject and Retry
 as the method raised them, SharedCallError for whatever else it raised.
@@ -30,12 +30,12 @@ from mqworker.shared_state.identity import NO_MESSAGE, link_key, proxy_key
 from mqworker.shared_state.messages import Answers, Call, Caller, Calls
 from mqworker.shared_state.proxy import SharedProxy, encode_arguments
 
-DEADLINE: Final = 3600.0  # seconds of one call, with all that it waits for: an object may be down until it is repaired
-POLL: Final = 0.5  # seconds after which a wait looks at its deadline
-BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: at first, at most
-READ: Final = 1 << 16  # bytes; memory for more comes from the system each time
-GROUP: Final = 4 << 20  # bytes of the calls in one frame, and one call
-GROUP_CALLS: Final = 256  # calls in one frame: each may have an answer of a MiB
+DEADLINE: Final = 3600.0  # seconds of one call, including all waits: an object may be down until it is repaired
+POLL: Final = 0.5  # seconds between two looks of a wait at its deadline
+BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: the first pause, the longest
+READ: Final = 1 << 16  # bytes; a larger buffer would be allocated from the system at each read
+GROUP: Final = 4 << 20  # bytes of calls after which a frame takes no further call
+GROUP_CALLS: Final = 256  # calls in one frame: the answer to each may have a MiB
 _TIMEVAL = struct.Struct("@ll")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,7 +52,7 @@ class Argument(NamedTuple):
 
 
 class LinkAnswer(NamedTuple):
-    """The answer to a link's call of a group; the handler's turn comes later."""
+    """The answer to one of a group of a link's calls; the handler gets it later, in its turn."""
 
     answer: bytes
     value: Any  # the argument
@@ -60,7 +60,7 @@ class LinkAnswer(NamedTuple):
     error: SharedValueError | None = None
 
     def result(self) -> Any:
-        """Return what the link has returned, or raise what it has raised."""
+        """Return what the link has returned, or raise what it raised."""
         if self.error is not None:
             raise self.error
         return answers.result(self.answer, self.value, self.call)
@@ -70,7 +70,7 @@ class SharedClient:
     """One shared object, called from one stage.
 
     `deadline`: seconds until a call raises SharedUnavailable. `waits` is called with True when a call begins to wait
-    for an object that is down, and with False when that wait ends: it should count toward nobody's time limit.
+    for an object that is down, and with False when that wait ends: the wait should not count toward any time limit.
     """
 
     def __init__(
@@ -89,22 +89,22 @@ class SharedClient:
         self._waits = waits
         self._local = threading.local()
         self._links: dict[tuple[str, int], bytes] = {}
-        self._before: dict[tuple[str, bytes], int] = {}  # equal calls that this run has made before
+        self._before: dict[tuple[str, bytes], int] = {}  # how many equal calls this run has made
         self._number = 0
         self.end()
 
     def use_params(self, params: bytes) -> None:
-        """Pass other parameters, a JSON object, with the calls from now on."""
+        """Pass these parameters, a JSON object, with all further calls."""
         self._caller = Caller(self._caller.stage, params)
 
     def begin(self, message: bytes, *, has_id: bool) -> None:
-        """Begin a run of a message: the calls of this thread and process belong to it until `end`."""
+        """Begin a run of a message: until `end`, the calls of this thread and process belong to the message."""
         self._message, self._has_id = message, has_id
         self._owner = threading.get_ident(), os.getpid()
         self._before.clear()
 
     def end(self) -> None:
-        """End the run; calls after it belong to no message, and are not remembered."""
+        """End the run; later calls belong to no message and are not remembered."""
         self._message, self._has_id = NO_MESSAGE, False
         self._owner = (0, 0)
 
@@ -124,12 +124,12 @@ class SharedClient:
         return answers.result(self._exchange([call])[0], call=f"{self.name}.{method}")
 
     def link(self, link: str, value: Any, part: int = 0) -> Any:
-        """Call `handle` as a link of the chain that has this name, for the message of this run."""
+        """Call `handle` for the message of this run; `link` is the name of this link of the chain."""
         argument = Argument(self._message, self._has_id, value, part)
         return self.links(link, [argument])[0].result()
 
     def links(self, link: str, arguments: Iterable[Argument]) -> list[LinkAnswer]:
-        """Call `handle` for several messages at once, in order; their answers say what each has returned or raised."""
+        """Call `handle` for several messages at once, in order; an answer has what its call has returned or raised."""
         found: list[LinkAnswer | None] = []
         calls: list[Call] = []
         taken: list[tuple[int, Any]] = []
@@ -151,7 +151,7 @@ class SharedClient:
         return [each for each in found if each is not None]
 
     def proxy(self) -> SharedProxy:
-        """Return what a handler gets by an argument of the object's name."""
+        """Return what a handler receives in an argument with the object's name."""
         return SharedProxy(self)
 
     def close(self) -> None:
@@ -167,13 +167,13 @@ class SharedClient:
         return key
 
     def _exchange(self, calls: list[Call]) -> list[bytes]:
-        """Send a group of calls and return their answers, however often the object is restarted meanwhile."""
+        """Send a group of calls and return the answers, however often the object is restarted in the meantime."""
         frame = pack(_encode(Calls(calls)))
         until = time.monotonic() + self.deadline
         pause, once = BACKOFF[0], not all(call.message for call in calls)
         while True:
             line = self._connected(until)
-            if once and line.is_closed():  # the connection of a process that has since ended
+            if once and line.is_closed():  # it led to a process that has since ended
                 self.close()
                 continue
             try:
@@ -190,7 +190,7 @@ class SharedClient:
                     ) from None
                 time.sleep(pause)
                 pause = min(2 * pause, BACKOFF[1])
-            except BaseException:  # a soft limit, or whatever else interrupts: the answer must not be the next call's
+            except BaseException:  # a soft limit or another interruption: the next call must not get the answer
                 self.close()
                 raise
 
@@ -223,7 +223,7 @@ class SharedClient:
 
 
 class _Line:
-    """A connection, used by one thread of one process; it closes when it is dropped."""
+    """A connection, used by one thread of one process; it is closed when nothing refers to it any more."""
 
     def __init__(self, folder: Path) -> None:
         """Connect; raises OSError."""
@@ -232,7 +232,7 @@ class _Line:
         self._parser = FrameParser()
         self._fd = -1
         calling = connect(folder, POLL)
-        calling.settimeout(None)  # the kernel's own time limit takes no further system call
+        calling.settimeout(None)  # the kernel's time limit, set below, needs no extra system call
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             calling.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(POLL), int(POLL % 1 * 1e6)))
         self._fd = calling.detach()
@@ -242,13 +242,13 @@ class _Line:
             close_fd(self._fd)
 
     def is_closed(self) -> bool:
-        """Return whether the object has closed it; to be asked before a call only."""
+        """Return whether the object has closed the connection; valid only before a call is sent."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(0))
 
     def send(self, frame: bytes, caller: Caller, until: float) -> None:
-        """Send a frame of calls, after who calls if that was not said; raises OSError."""
+        """Send a frame of calls, preceded by the Caller if the object does not have it yet; raises OSError."""
         if caller is not self._caller:
             frame = pack(_encode(caller)) + frame
             self._caller = caller

@@ -1,8 +1,9 @@
-"""The connections of a shared object: frames of calls and settlement notices in, frames of answers out.
+"""The connections of a shared object: receives frames of calls and settlement notices, sends frames of answers.
 
 Lives on the loop of the process of the shared object. Calls are made as they are read; the answers wait until the
 journal has been handed to the kernel (`send`), so one flush serves the frames of all connections that were ready
-together. A caller that does not read its answers is not read from; bytes that are no frames end their connection only.
+together. Nothing is read from a caller that does not read its answers; invalid bytes end only the connection that sent
+them.
 """
 
 import select
@@ -17,7 +18,7 @@ from mqworker.shared_state.messages import Answers, CallAnswer, Caller, Calls, R
 from mqworker.shared_state.state import SharedState
 from mqworker.shared_state.values import MOST
 
-READ = 1 << 16  # bytes; memory for more comes from the system each time, which costs as much as a call
+READ = 1 << 16  # bytes; a larger buffer would be allocated from the system at each read, as costly as a call
 UNREAD = 4 << 20  # bytes of answers that a caller may leave unread
 _encode = msgspec.msgpack.Encoder().encode
 _received = msgspec.msgpack.Decoder(Received)
@@ -36,7 +37,7 @@ class Connection:
 
 
 class Connections:
-    """All of them; `state` makes the calls."""
+    """All connections; `state` makes the calls."""
 
     def __init__(self, poll: select.epoll, state: SharedState, log: Callable[[str], None]) -> None:
         self._poll = poll
@@ -51,13 +52,13 @@ class Connections:
         return len(self._all)
 
     def accept(self, listening: socket.socket) -> None:
-        """Accept who is waiting."""
+        """Accept the connections that are waiting."""
         while True:
             try:
                 peer, _ = listening.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # no descriptor left: whoever waits is accepted later
+            except OSError as error:  # no descriptor left: they are accepted later
                 if not self._refusing:
                     self._log(f"connections cannot be accepted: {error.strerror}")
                 self._refusing = True
@@ -68,7 +69,7 @@ class Connections:
             self._poll.register(peer, connection.events)
 
     def ready(self, fd: int, events: int) -> bool:
-        """Read from, or write to, a connection; returns False if this is none."""
+        """Read from a connection, or write to it; returns False if `fd` is not a connection."""
         connection = self._all.get(fd)
         if connection is None:
             return False
@@ -83,7 +84,7 @@ class Connections:
         return True
 
     def send(self) -> None:
-        """Send the answers; called when the journal was flushed."""
+        """Send the answers; called once the journal has been flushed."""
         for connection in self._answered:
             self._write(connection)
             if connection.out or connection.frames is not None:  # it reads slowly
@@ -91,13 +92,13 @@ class Connections:
         self._answered.clear()
 
     def close(self) -> None:
-        """Close all: callers send again what was not answered."""
+        """Close all connections: callers send again what was not answered."""
         for connection in list(self._all.values()):
             self._close(connection)
         self._answered.clear()
 
     def close_copies(self) -> None:
-        """Close the connections in a process that user code has forked."""
+        """Close the copies of the connections in a process that user code has forked."""
         for connection in self._all.values():
             connection.peer.close()
 
@@ -115,7 +116,7 @@ class Connections:
         self._handle_frames(connection)
 
     def _handle_frames(self, connection: Connection) -> None:
-        """Handle what was received, as long as the answers are read."""
+        """Handle the frames that were received, as long as the caller reads its answers."""
         try:
             while connection.frames is not None and len(connection.out) < UNREAD:
                 payload = next(connection.frames, None)
@@ -125,7 +126,7 @@ class Connections:
                     self._handle(connection, _received.decode(payload))
         except (FrameError, msgspec.MsgspecError, ValueError) as error:
             what = f"a connection was closed, because what it sent is not a call: {error}"
-            if what != self._refused:  # whoever sends it may do so again and again
+            if what != self._refused:  # a client that sends such bytes may do so again and again
                 self._log(what)
             self._refused = what
             self._close(connection)
@@ -158,7 +159,7 @@ class Connections:
             self._close(connection)
 
     def _listen(self, connection: Connection) -> None:
-        """Ask for the events that are wanted now."""
+        """Ask for the events that this connection needs now."""
         goes_on = connection.frames is not None
         reads = connection.frames is None and len(connection.out) < UNREAD
         events = (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if connection.out or goes_on else 0)

@@ -1,8 +1,8 @@
-"""The call in execution, in memory shared with whoever may kill the process: so they know whose message it was.
+"""The call in execution, in shared memory: if the process dies, the Service reads there whose call was running.
 
-A memory-mapped file in the object's folder. The process of the shared object alone writes, before and after each call;
-the Service reads since when a call has been running, and which one, once the process is dead. There is no lock: the
-start time is written last and cleared first, and is valid alone.
+A memory-mapped file in the object's folder. Only the process of the shared object writes it, before and after each
+call; the Service reads since when a call has been running, and once the process is dead, which call it was. There is no
+lock: the start time is written last and cleared first, and can be read on its own.
 """
 
 import struct
@@ -25,7 +25,7 @@ class Execution(NamedTuple):
     stage: str
     message: bytes  # empty: it belongs to no message
     call: bytes
-    method: str  # "tick" and "describe" too, of no stage
+    method: str  # also "tick" and "describe", which belong to no stage
 
 
 class ExecutionNote:
@@ -35,11 +35,11 @@ class ExecutionNote:
         """Raises OSError."""
         self._map = map_private(path, SIZE)
         self._started = memoryview(self._map)[:8].cast("d")
-        self._name = ("", "")  # stage and method that the file has now
+        self._name = ("", "")  # the stage and method that the file holds now
         self.end()
 
     def begin(self, stage: str, message: bytes, call: bytes, method: str, now: float) -> None:
-        """Note that a call begins; both keys have 16 bytes, or none."""
+        """Note that a call begins; both keys have 16 bytes, or both are empty."""
         if self._name != (stage, method):
             self._name = stage, method
             name = b"%s\0%s" % (stage.encode()[: _TEXT // 2], method.encode()[: _TEXT // 2 - 1])
@@ -54,7 +54,7 @@ class ExecutionNote:
 
 
 def read_execution(path: Path) -> Execution | None:
-    """Return the call in execution, None if there is none or no file."""
+    """Return the call in execution; None if there is no call or no file."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -1,7 +1,7 @@
-"""The folder of a shared object, `state_dir/shared/NAME`: who may use it, its files and its socket.
+"""The folder of a shared object, `state_dir/shared/NAME`: its access rights, its lock and its socket.
 
-Used by the process of the shared object, which alone writes there and holds the lock; clients only connect to the
-socket. Raises OSError, or StateError with one sentence.
+Used by the process of the shared object, which holds the lock and is the only one that writes there; clients only
+connect to the socket. Raises OSError, or StateError with one sentence.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 SHARED = "shared"  # the folder of all shared objects, in the state folder
 LOCK, SOCKET, EXECUTION = "lock", "socket", "execution"
-LOCK_PATIENCE = 5.0  # seconds for the kernel to end what a killed predecessor has forked
+LOCK_PATIENCE = 5.0  # seconds for the processes that a killed predecessor has forked to end
 BACKLOG = 512
 
 
@@ -30,7 +30,7 @@ def folder_of(state_dir: str | Path, name: str) -> Path:
 
 
 def open_folder(path: Path) -> None:
-    """Make it, or check that nobody else can have written there: a snapshot in it is unpickled."""
+    """Make the folder, or check that nobody else can have written there: a snapshot in it is unpickled."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private(path.lstat(), path, stat.S_ISDIR)
 
@@ -46,9 +46,9 @@ def check_private(status: os.stat_result, path: Path, kind: Callable[[int], bool
 
 
 def lock(path: Path) -> None:
-    """Become the only process that writes in a folder, until it ends; raises StateError.
+    """Make this process the only one that writes in a folder, until it ends; raises StateError.
 
-    A process that user code forks does not hold the lock: it may outlive this one.
+    A process that user code forks does not inherit the lock, because it may outlive this one.
     """
     fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     end = time.monotonic() + LOCK_PATIENCE
@@ -59,7 +59,7 @@ def lock(path: Path) -> None:
             if time.monotonic() > end:
                 os.close(fd)
                 raise StateError(
-                    f"another process uses the state in {path}: of a service with the same state_dir, or an ending one"
+                    f"another process uses the state in {path}: one of a service with this state_dir, or one that ends"
                 ) from None
             time.sleep(0.01)
         else:
@@ -68,14 +68,14 @@ def lock(path: Path) -> None:
 
 
 def _close_once(fds: list[int]) -> None:
-    """Close in a forked process; what that forks has another file under the number, or none."""
+    """Close the descriptors in a forked process, once: in a further fork, the number may belong to another file."""
     while fds:
         os.close(fds.pop())
 
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Give a socket in a folder a short name: its path has at most 107 bytes, and that of a state folder may not."""
+    """Give the socket in a folder a short name: its path may have at most 107 bytes, and the folder's may have more."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET}"
@@ -100,7 +100,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def connect(path: Path, timeout: float) -> socket.socket:
-    """Connect to the shared object of a folder; raises OSError while nobody listens there."""
+    """Connect to the shared object of a folder; raises OSError while no process listens there."""
     calling = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         calling.settimeout(timeout)

@@ -1,10 +1,10 @@
 """The user's object, and how it is called: the same in production and in a replay.
 
-Lives in the process of the shared object, or in a test of one. Its class has a `handle`, if it is a link, and any other
-methods; these may ask by name for `params` (the caller's), `log` (silent during a replay) and `now` (seconds since the
-epoch, the same in a replay). `tick(now)` is called every few seconds, `describe()` before each report. It has no
-`setup`: its state is older than its process. Raises JobLoadError for a class that does not fit, StateError for a state
-that does not fit the class; whatever a method raises becomes the answer to its call.
+Lives in the process of the shared object, or in a test of one. The class has a `handle` if it is a link, and any other
+methods; all of them may ask by name for `params` (the caller's), `log` (silent during a replay) and `now` (seconds
+since the epoch, the same in a replay). `tick(now)` is called every few seconds, `describe()` before each report. There
+is no `setup`, because the state is older than the process. Raises JobLoadError for a class that does not fit,
+StateError for a state that does not fit the class; whatever a method raises becomes the answer to its call.
 """
 
 import inspect
@@ -36,10 +36,10 @@ class SharedClass:
     """The user's class: which of its methods can be called, and what each asks for."""
 
     def __init__(self, target: Any, module: ModuleType | None, job: str) -> None:
-        """Look at it; raises JobLoadError."""
+        """Examine the class; raises JobLoadError."""
         place = f'job "{job}"'
         if not inspect.isclass(target):
-            raise JobLoadError(place, "what is shared must be a class", "name a class")
+            raise JobLoadError(place, "what is shared must be a class", "give the name of a class")
         for name in ("setup", "teardown"):
             if hasattr(target, name):
                 what = f"a shared class has no {name}, because its state is older than its process"
@@ -55,7 +55,7 @@ class SharedClass:
 
     @classmethod
     def load(cls, job: str, root: Path, copy: Path | None = None) -> Self:
-        """Import it; raises JobLoadError."""
+        """Import the class; raises JobLoadError."""
         return cls(*load_target(job, root, copy), job)
 
     def asked(self, method: str) -> frozenset[str] | None:
@@ -63,11 +63,11 @@ class SharedClass:
         return None if method in NEVER_CALLED else self._asked.get(method)
 
     def has(self, method: str) -> bool:
-        """Return whether the class has it."""
+        """Return whether the class has this method."""
         return method in self._asked
 
     def new(self) -> Any:
-        """Make an object and see whether it can be kept; raises JobLoadError."""
+        """Make an object and check that it can be stored; raises JobLoadError."""
         place = f'job "{self.job}"'
         try:
             state = self.target()
@@ -83,7 +83,7 @@ class SharedClass:
         return state
 
     def adopt(self, load: Callable[[], Any], *, changed: bool) -> Any:
-        """Return an object that a snapshot holds; raises StateError if the class does not take it.
+        """Return the object from a snapshot; raises StateError if it does not fit the class.
 
         `changed`: the class may differ from the one that the snapshot was made from.
         """
@@ -105,7 +105,7 @@ class SharedClass:
 
 
 def cannot_be_kept(state: Any, error: BaseException) -> str:
-    """Return why a state cannot be pickled, with the attributes that are to blame."""
+    """Return why a state cannot be pickled, with the attributes that cause it."""
     what = f"{type(error).__name__}: {message_of(error)}"
     named = []
     for name, value in getattr(state, "__dict__", {}).items():
@@ -131,7 +131,7 @@ class SharedInstance:
         self._pid = os.getpid()
 
     def enable_log(self) -> None:
-        """Pass what the object logs on: the replay is over."""
+        """Pass on what the object logs from now on: the replay is over."""
         self.log = self._loud
 
     def replace(self, state: Any) -> None:
@@ -158,7 +158,7 @@ class SharedInstance:
             if not method:
                 return answers.returned(function(argument, **bound), body, self._answer_of("handle"))
             return answers.returned(function(*argument[0], **argument[1], **bound), None, self._answer_of(method))
-        except BaseException as error:  # noqa: BLE001 - also SystemExit: it would hurt the calls of all messages
+        except BaseException as error:  # noqa: BLE001 - also SystemExit, which would affect the calls of all messages
             return answers.raised(error)
         finally:
             self._end_copy()
@@ -181,7 +181,7 @@ class SharedInstance:
         return answers.returned(None, None)
 
     def described(self) -> tuple[Any, str]:
-        """Return the object's description of itself, and what was wrong with that."""
+        """Return the object's description of itself, and what went wrong in making it."""
         if not self.kind.has("describe"):
             return None, ""
         try:
@@ -202,7 +202,7 @@ class SharedInstance:
         return name
 
     def _end_copy(self) -> None:
-        """End a copy of this process that a method has forked and that has returned: nothing here belongs to it."""
+        """End this process if it is a copy that a method has forked and returned in: nothing here belongs to it."""
         if os.getpid() != self._pid:
             os._exit(0)
 
@@ -224,11 +224,11 @@ class SharedInstance:
             if known is None:
                 if len(self._params) >= 64:
                     self._params.clear()
-                mapping = json.loads(params or b"{}")  # the plain mapping beside it: other jobs have other fields
+                mapping = json.loads(params or b"{}")  # without the plain mapping: other jobs have other fields
                 known = self._params[params] = validate(mapping, (self.kind.params_type, None))[0]
             bound["params"] = known
         return bound
 
 
 _SILENT = JobLogger("mqworker.job.silent", logging.NullHandler(), logging.CRITICAL + 1)
-JobLogger.all.remove(_SILENT)  # its level stays
+JobLogger.all.remove(_SILENT)  # so that its level is never changed

@@ -1,9 +1,9 @@
-"""The journal: what has changed a shared object and what is remembered, appended before anybody is answered.
+"""The journal of everything that has changed a shared object or its memory, appended before any answer is sent.
 
-Owned by the process of the shared object. `append` gathers records, `flush` hands them to the kernel, which keeps them
-when this process is killed; a helper process (`JournalSync`) brings them to the disk once a second, so that no call
-waits for a slow disk, and a power failure costs a second. Every failure raises OSError, and ends the process: what it
-has in memory must not be answered from. `segments` has the form of the files.
+Owned by the process of the shared object. `append` gathers records; `flush` hands them to the kernel, which keeps them
+if this process is killed. A helper process (`JournalSync`) writes them to disk once a second, so that no call waits for
+a slow disk, and a power failure loses one second. Every failure raises OSError and ends the process, because it must
+not answer from what is only in its memory. `segments` defines the format of the files.
 """
 
 import os
@@ -22,7 +22,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Journal:
-    """The segment that is written now."""
+    """The segment that is being written."""
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.number = 0
@@ -34,7 +34,7 @@ class Journal:
         self._gathered: list[bytes] = []
 
     def resume(self, number: int, salt: bytes, end: int) -> None:
-        """Go on with a segment that was written under the same code, and cut what follows `end` off."""
+        """Go on with a segment that was written under the same code, and cut off what follows `end`."""
         self._fd = os.open(self._path(number), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         if os.fstat(self._fd).st_size != end:
             os.ftruncate(self._fd, end)
@@ -44,7 +44,7 @@ class Journal:
         self._mark, self._seed = segments.mark_and_seed(salt)
 
     def begin(self, number: int) -> None:
-        """Begin a segment; the one before is on the disk by then, so that only the last one can have a torn tail."""
+        """Begin a segment. The one before is synced first, so that only the last one can have a torn tail."""
         self.flush()
         path, salt = self._path(number), os.urandom(8)
         new = path.with_suffix(".new")
@@ -72,13 +72,13 @@ class Journal:
         self.bytes += len(record)
 
     def flush(self) -> None:
-        """Hand what is gathered to the kernel."""
+        """Hand the gathered records to the kernel."""
         if self._gathered:
             write_all(self._fd, self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered))
             self._gathered.clear()
 
     def close(self) -> None:
-        """Close the file, without what is gathered; harmless when it is closed."""
+        """Close the file without writing what is gathered; does nothing if it is closed already."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -88,7 +88,7 @@ class Journal:
 
 
 class JournalSync:
-    """A helper process that brings a segment to the disk when it is told to.
+    """A helper process that syncs a segment to disk on request.
 
     It is forked before user code is loaded, while this process has one thread and little memory.
     """
@@ -112,9 +112,9 @@ class JournalSync:
         os.close(reading)
 
     def request(self, number: int) -> None:
-        """Have a segment synced, without waiting; raises OSError if an earlier one could not be.
+        """Have a segment synced, without waiting; raises OSError if syncing an earlier one has failed.
 
-        If the helper was killed, so is this process: its successor has another, which is small again.
+        If the helper was killed, this process kills itself: its successor forks a new helper while it is still small.
         """
         try:
             os.write(self._pipe, number.to_bytes(8))
@@ -124,11 +124,11 @@ class JournalSync:
             _, status = os.waitpid(self.pid, 0)
             if os.WIFSIGNALED(status):
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise OSError("the journal could not be brought to the disk") from None
+            raise OSError("the journal could not be written to disk") from None
 
 
 def _sync_segments(reading: int, folder: Path) -> None:
-    """Sync what is asked for, until the asking side is closed."""
+    """Sync the requested segments, until the other end of the pipe is closed."""
     os.closerange(3, reading)
     os.closerange(reading + 1, 1 << 16)
     while asked := os.read(reading, 1 << 16):

@@ -1,6 +1,6 @@
 """The life of a shared object from its spec to its end: folder, lock, class, state, then the loop.
 
-Runs in the main thread of its process. What keeps it from serving is sent as a SharedUnfit, and the process ends.
+Runs in the main thread of its process. If something keeps it from serving, it sends a SharedUnfit and the process ends.
 """
 
 import logging
@@ -22,7 +22,7 @@ from mqworker.shared_state.state import SharedState
 
 
 def live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
-    """Serve a shared object until its end; `log` is what its methods get."""
+    """Serve a shared object until its end; `log` is passed to its methods."""
     try:
         _live(spec, outside, log)
     except JobLoadError as error:

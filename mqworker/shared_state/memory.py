@@ -1,21 +1,22 @@
-"""Which calls are remembered, and for how long: what makes an effect happen once although a message comes twice.
+"""Which calls are remembered, and for how long, so that an effect happens once even if a message comes twice.
 
-Pure; lives in the process of a shared object, which passes every call, the Producer's notices and the time.
-The time is always the one in the journal, so that a replay forgets what the process before it has forgotten.
+Pure; lives in the process of a shared object, which passes every call, the Producer's notices and the time to it. The
+time is always the one in the journal, so that a replay forgets exactly what the process before has forgotten.
 
 The answers to a message's calls are in one record. A record is forgotten
 
-- when its message was *settled* (its result is placed, or it was dropped) and MOST_NAMED later ones of the stage were;
-- KEEP seconds after the last event that concerned it, if its message may come back by other ways than a redelivery: a
-  second run has met the record, or the message is published again (retry, renewal, dead letter);
-- likewise if the message was not settled yet, or if the notice of that was lost.
+- when its message has been *settled* (its result is placed, or it was dropped), and MOST_NAMED later ones of the stage
+  too;
+- KEEP seconds after the last event that concerned it, if its message may come back in other ways than by a redelivery:
+  a second run has met the record, or the message is published again (retry, renewal, dead letter);
+- likewise if the message has not been settled yet, or if the report that it was is lost.
 
 There are at most MOST_KEPT records of the second and third kind, and the answers of all records have at most
-MOST_BYTES; what is more is evicted, the oldest first (of the bytes, those that were settled before the others), and
+MOST_BYTES. Excess records are evicted, the oldest first (for the limit of bytes, settled ones before the others), and
 counted.
 
-`CallMemory` is one class, because almost every event moves records between both kinds and changes what all stages hold
-together: cut by stage, each half would have to keep the books of the other.
+`CallMemory` is one class, because almost every event moves records between the kinds and changes the totals of all
+stages: if it were divided, each part would have to update the counts of the other.
 """
 
 from collections import deque
@@ -24,12 +25,12 @@ from typing import Final
 
 import msgspec
 
-MOST_NAMED: Final = 65_536  # named messages of a stage that are remembered
+MOST_NAMED: Final = 65_536  # settled messages of a stage that are remembered
 MOST_KEPT: Final = 1_000_000  # records of all stages that are kept
-MOST_BYTES: Final = 1 << 30  # bytes of answers; a link that answers with its argument takes one byte
+MOST_BYTES: Final = 1 << 30  # bytes of answers; the answer of a link that returns its argument has one byte
 KEEP: Final = 7 * 86_400  # seconds
-RENEWALS: Final = 168  # renewals in that time: a record that is met again and again is renewed once an hour
-BATCH: Final = 4_096  # records that are evicted together: to find the oldest costs as much for one as for many
+RENEWALS: Final = 168  # renewals within KEEP: a record that is met again and again is renewed once an hour
+BATCH: Final = 4_096  # records that are evicted together: finding the oldest costs as much for one as for many
 
 
 class Record(msgspec.Struct, array_like=True, gc=False):
@@ -38,8 +39,8 @@ class Record(msgspec.Struct, array_like=True, gc=False):
     call: bytes  # the key of its first call
     answer: bytes
     more: dict[bytes, bytes] | None  # further calls
-    mark: int  # named: its place in the ring; kept: seconds since the epoch until when
-    again: bool  # it was met by a second run, or its message was published again
+    mark: int  # named: its place in the ring; kept: until when, in seconds since the epoch
+    again: bool  # a second run has met it, or its message was published again
 
     def find(self, call: bytes) -> bytes | None:
         """Return the answer to a call."""
@@ -60,7 +61,7 @@ class Record(msgspec.Struct, array_like=True, gc=False):
 
 
 class _Stage:
-    """The records of one stage; each is either kept or named."""
+    """The records of one stage; each is either kept (for a time) or named (by the Producer as settled)."""
 
     def __init__(self) -> None:
         self.kept: dict[bytes, Record] = {}  # by message; in the order of `mark`
@@ -70,7 +71,7 @@ class _Stage:
 
 
 class SavedStage(msgspec.Struct, array_like=True):
-    """The records of one stage, as a snapshot has them."""
+    """The records of one stage, as they are in a snapshot."""
 
     kept: dict[bytes, Record]
     named: dict[bytes, Record]
@@ -79,7 +80,7 @@ class SavedStage(msgspec.Struct, array_like=True):
 
 
 class CallMemory:
-    """See the module head; the arguments are the constants there, except in tests."""
+    """See the module head; the arguments differ from the constants above only in tests."""
 
     def __init__(
         self,
@@ -102,11 +103,11 @@ class CallMemory:
 
     @property
     def kept(self) -> int:
-        """Return how many records are kept by time."""
+        """Return how many records are kept for a time."""
         return self._kept
 
     def find(self, stage: str, message: bytes, call: bytes) -> bytes | None:
-        """Return the remembered answer to a call, None if it was not made yet. Changes nothing: see `meets`."""
+        """Return the remembered answer to a call; None if there is none. Changes nothing: see `meets`."""
         place = self._stages.get(stage)
         record = None if place is None else place.kept.get(message) or place.named.get(message)
         return None if record is None else record.find(call)
@@ -130,14 +131,14 @@ class CallMemory:
             record.add(call, answer)
             self._bound()
             return
-        self._last_call = call = self._last_call if self._last_call == call else call  # those of a link are all equal
+        self._last_call = call = self._last_call if self._last_call == call else call  # a link's are equal
         self._last_answer = answer = self._last_answer if self._last_answer == answer else answer
         place.kept[message] = Record(call, answer, None, int(now) + self._keep, False)
         self._kept += 1
         self._bound()
 
     def settled(self, stage: str, messages: list[bytes]) -> None:
-        """Note that these messages were acked after a result or drop; called in the order of the acks."""
+        """Note that these messages were acked after a result or a drop; called in the order of the acks."""
         place = self._stages.get(stage)
         if place is None:
             place = self._stages[stage] = _Stage()
@@ -159,7 +160,7 @@ class CallMemory:
                 self._forget_named(place)
 
     def published_again(self, stage: str, messages: list[bytes], now: float) -> None:
-        """Keep the records of these messages for a time: they may come back by other ways than a redelivery."""
+        """Keep the records of these messages for a time: they may come back in other ways than by a redelivery."""
         place = self._stages.get(stage)
         if place is None:
             return
@@ -177,7 +178,7 @@ class CallMemory:
         self._bound()
 
     def expire(self, now: float) -> None:
-        """Forget what was kept for long enough; called from time to time, with a time that is in the journal."""
+        """Forget what has been kept long enough; called from time to time, with a time that is in the journal."""
         for place in self._stages.values():
             gone = []
             for message, record in place.kept.items():
@@ -209,7 +210,7 @@ class CallMemory:
             place = self._stages[name] = _Stage()
             place.kept, place.named, place.ring, place.count = each.kept, each.named, deque(each.ring), each.count
             for records in (place.kept, place.named):
-                for record in records.values():  # equal ones become one object again
+                for record in records.values():  # equal ones share one object again
                     self._last_call = record.call = self._last_call if self._last_call == record.call else record.call
                     if record.answer == self._last_answer:
                         record.answer = self._last_answer
@@ -230,7 +231,7 @@ class CallMemory:
             self._bytes -= place.named.pop(message).size
 
     def _bound(self) -> None:
-        """Evict what is too much."""
+        """Evict what exceeds the limits."""
         if self._kept > self._most_kept:
             self._evict()
         while self._bytes > self._most_bytes and len(self) > 1:
@@ -240,7 +241,7 @@ class CallMemory:
                 self._evict()
 
     def _evict_named(self) -> None:
-        """Evict the oldest records of the stage that has most of those that were named."""
+        """Evict the oldest named records of the stage that has the most of them."""
         place = max(self._stages.values(), key=lambda each: len(each.named))
         before = len(place.named)
         for _ in range(min(BATCH, len(place.ring))):
@@ -248,7 +249,7 @@ class CallMemory:
         self.evicted += before - len(place.named)
 
     def _evict(self) -> None:
-        """Evict the oldest records that are kept, of one stage at a time."""
+        """Evict the oldest kept records of one stage."""
         keeping = [place for place in self._stages.values() if place.kept]
         place = min(keeping, key=lambda each: next(iter(each.kept.values())).mark)
         count = min(BATCH, max(1, self._most_kept // 64), max(1, len(place.kept) - 1))  # never the newest
@@ -259,7 +260,7 @@ class CallMemory:
 
 
 def _without(record: Record, chosen: Callable[[bytes], bool]) -> bool:
-    """Take the chosen answers out of a record; returns whether none is left."""
+    """Remove the chosen answers from a record; returns whether none is left."""
     answers = {record.call: record.answer, **(record.more or {})}
     left = {call: answer for call, answer in answers.items() if not chosen(answer)}
     if not left:

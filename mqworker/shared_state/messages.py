@@ -1,12 +1,13 @@
-"""Everything that crosses to or from the process of a shared object, in one file: frozen records.
+"""Everything that is sent to or from the process of a shared object, in one module: frozen records.
 
     Service  --SharedOrder-->   shared object  <--Calls--    Consumer
     Service  <--SharedReport--  shared object  --Answers-->  Consumer
                                 shared object  <--SettlementNotice--  Producer
     shared object  --Entry-->   its journal
 
-The Service uses the pipes of a child; Consumers and Producers connect to the object's socket. All are MessagePack in
-frames. The journal has the bytes of arguments as they were received, never what a call has made of them.
+The Service uses the pipes of a child; Consumers and Producers connect to the object's socket. All records are
+MessagePack in frames. The journal holds the bytes of arguments as they were received, never as a call may have changed
+them.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ from mqworker.ipc.records import LogEvent
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """A call that is not made again, because the process died in it: its message fails, once, with this sentence."""
+    """A call that is not made again because the process died in it: its message fails once, with this sentence."""
 
     stage: str
     message: bytes
@@ -45,17 +46,17 @@ class SharedSpec(msgspec.Struct, frozen=True):
     digest: str  # of the code: a journal is replayed only under the one that wrote it
     state_dir: str
     log_level: int
-    fresh: bool = False  # begin with a new object, also if the state cannot be loaded; what is remembered stays
-    trial: bool = False  # load, report, and serve only when told: another process still has the folder
+    fresh: bool = False  # begin with a new object, even if the state cannot be loaded; what is remembered stays
+    trial: bool = False  # load and report, but serve only after a Resume: another process still has the folder
     held: bool = False  # begin as after a Pause
     charges: tuple[Charge, ...] = ()
     snapshot_bytes: int = 64 << 20  # bytes of journal after which a snapshot is made
-    snapshot_deadline: float = 300.0  # seconds until the process that writes it is killed
+    snapshot_deadline: float = 300.0  # seconds after which the process that writes it is killed
     tick_seconds: float = 5.0
 
 
 class Pause(msgspec.Struct, frozen=True, tag="pause"):
-    """Make no call any more, and let the callers wait."""
+    """Make no further calls, and let the callers wait."""
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
@@ -63,7 +64,7 @@ class Resume(msgspec.Struct, frozen=True, tag="resume"):
 
 
 class TakeSnapshot(msgspec.Struct, frozen=True, tag="snapshot"):
-    """Make a snapshot; a paused object answers when it is made, with the report that `journaled` is 0."""
+    """Make a snapshot; a paused object answers when it is made, by a report whose `journaled` is 0."""
 
 
 class ResetState(msgspec.Struct, frozen=True, tag="reset"):
@@ -84,17 +85,17 @@ SharedOrder = Pause | Resume | TakeSnapshot | ResetState | StopSharing | SetLeve
 
 
 COUNTS = (
-    "calls",  # received, also those whose answer was remembered
+    "calls",  # received, including those whose answer was remembered
     "repeated",  # answered from what is remembered
     "without_id",  # of messages without an id, or of no message
-    "failed",  # calls that raised
+    "failed",  # whose method raised
     "ticks",
-    "replayed",  # calls that were made again at the start, from the journal
+    "replayed",  # calls in the journal that were made again at the start
 )
 
 
 class SharedStatus(msgspec.Struct, frozen=True, tag="status"):
-    """How a shared object is doing, sent at least once a second unless a call takes longer; counts are of this life."""
+    """The state of a shared object, sent at least once a second unless a call takes longer; counts are of this life."""
 
     name: str
     pid: int
@@ -102,29 +103,29 @@ class SharedStatus(msgspec.Struct, frozen=True, tag="status"):
     digest: str
     counts: dict[str, int]  # of COUNTS
     remembered: int  # records of messages
-    kept: int  # of those, the ones that are kept by time
+    kept: int  # of those, the ones that are kept for a time
     evicted: int  # records that were evicted before their time
-    diverged: dict[str, int]  # by method: calls that gave another answer when they were replayed
+    diverged: dict[str, int]  # by method: calls whose answer differed when they were replayed
     journaled: int = 0  # records in the journal since the last snapshot
     journal_bytes: int = 0  # the same, in bytes
     snapshot_age: float | None = None  # seconds; None: there is none
     snapshots: int = 0
-    snapshot_problem: str = ""  # why the last attempt at one has failed
+    snapshot_problem: str = ""  # why the last attempt to make one has failed
     connections: int = 0
-    times: Times | None = None  # how long calls have taken, those that were made
+    times: Times | None = None  # how long the calls that were made have taken
     described: Any = None  # what its `describe` returns
     describe_problem: str = ""
     tick_problem: str = ""
 
 
 class SharedReset(msgspec.Struct, frozen=True, tag="reset"):
-    """A ResetState was obeyed, or could not be: then `problem` says why."""
+    """A ResetState was carried out, or has failed: then `problem` says why."""
 
     problem: str
 
 
 class ChargeEnded(msgspec.Struct, frozen=True, tag="charge_ended"):
-    """A charge of the spec is over: its message has failed, or its call would be made again."""
+    """A charge of the spec has ended: its message has failed, or from now on its call would be made again."""
 
     charge: Charge
 
@@ -138,7 +139,7 @@ class SharedUnfit(msgspec.Struct, frozen=True, tag="unfit"):
 
 
 class SharedEnded(msgspec.Struct, frozen=True, tag="ended"):
-    """The last report of a process that ends as ordered; if it could make no snapshot, its journal has everything."""
+    """The last report of a process that ends as ordered; if no snapshot could be made, its journal has everything."""
 
 
 SharedReport = SharedStatus | SharedReset | ChargeEnded | SharedUnfit | SharedEnded | LogEvent
@@ -148,17 +149,17 @@ SharedReport = SharedStatus | SharedReset | ChargeEnded | SharedUnfit | SharedEn
 
 
 class Caller(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """What a connection begins with, and what comes again when the parameters change."""
+    """The first record on a connection, sent again whenever the parameters change."""
 
     stage: str
-    params: bytes  # JSON object: those of the stage for the calls that follow
+    params: bytes  # JSON object: the stage's parameters for the calls that follow
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One call; `body` is the encoded argument of a link, or [arguments, keyword arguments] of a proxy."""
 
-    number: int  # of this caller; the answer has it too
-    message: bytes  # its key; empty: it belongs to no message
+    number: int  # counted by the caller; the answer has the same number
+    message: bytes  # the message's key; empty: the call belongs to no message
     has_id: bool  # whether the message came with an id
     call: bytes  # its key
     method: str  # "": `handle`, for a link
@@ -166,17 +167,17 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Calls(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Calls that are made one after another and answered in one frame."""
+    """Calls that are made one after another, and whose answers come in one frame."""
 
     calls: list[Call]
 
 
 class SettlementNotice(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """What became of messages; each is its key of 16 bytes, one after another, at most 1 MiB. It is never answered."""
+    """What became of messages: their keys of 16 bytes, one after another, at most 1 MiB. Never answered."""
 
     stage: str
     settled: bytes  # acked after a result or drop
-    again: bytes  # about to be published again: a retry, a renewal, a dead letter
+    again: bytes  # about to be published again, as a retry, a renewal or a dead letter
 
 
 class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -187,7 +188,7 @@ class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The answers to one frame of calls, in its order."""
+    """The answers to one frame of calls, in the order of the calls."""
 
     answers: list[CallAnswer]
 
@@ -199,7 +200,7 @@ Received = Caller | Calls | SettlementNotice
 
 
 class ParamsEntry(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Parameters that calls name by number from now on; each segment has its own."""
+    """Parameters to which later calls refer by this number; the numbers are valid within one segment."""
 
     number: int
     params: bytes
@@ -219,7 +220,7 @@ class CallEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class SettlementEntry(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A SettlementNotice; also, as `again`, a message of which a second run has met what is remembered."""
+    """A SettlementNotice; also, as `again`, a message whose second run has met its record."""
 
     stage: str
     settled: bytes

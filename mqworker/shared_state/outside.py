@@ -1,4 +1,4 @@
-"""What the process of a shared object has from outside: orders from the Service, and ways to report and to log."""
+"""What connects the process of a shared object with the Service: its orders, and functions to report and to log."""
 
 import os
 import select
@@ -14,7 +14,7 @@ _order = msgspec.msgpack.Decoder(SharedOrder)
 
 
 class Outside:
-    """Orders are taken one by one from the pipe `down`; the rest is to be called."""
+    """Takes orders one by one from the pipe `down`; `send` and `log` are functions to be called."""
 
     def __init__(self, down: int, send: Callable[[SharedReport], None], log: Callable[[str], None]) -> None:
         self.down, self.send, self.log = down, send, log

@@ -20,7 +20,7 @@ class ProxyCalls(Protocol):
 
 
 class SharedProxy:
-    """A shared object as a handler sees it: `proxy.method(...)` is called there."""
+    """A shared object as a handler sees it: `proxy.method(...)` calls the method in the object's process."""
 
     __slots__ = ("_client",)
 
@@ -41,7 +41,7 @@ class SharedProxy:
 
 
 def encode_arguments(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return the arguments as they are sent, and as they are recognised."""
+    """Return the arguments as they are sent, and in the form from which the call's key is made."""
     value = [[*args], kwargs]
     try:
         body = values.encode(value, "")
@@ -50,6 +50,6 @@ def encode_arguments(method: str, args: tuple[Any, ...], kwargs: dict[str, Any])
             *((f"argument {at} of {method}", each) for at, each in enumerate(args, 1)),
             *kwargs.items(),
         ]:
-            values.encode(argument, name)  # names it
+            values.encode(argument, name)  # raises an error that names it
         raise SharedValueError(f"the arguments of {method} cannot be passed:{error}") from None
     return body, values.canonical(value, body) if kwargs or not values.are_flat(args) else body

@@ -1,9 +1,9 @@
-"""The state of a shared object from its files: the snapshot, then the journal, replayed.
+"""Restores the state of a shared object from its files: loads the snapshot, then replays the journal.
 
-Runs in the process of the shared object, at its start; only reads. A journal is replayed only under the code that wrote
-it, as other code would give other answers. A replay compares: where a call gives another answer than the recorded one,
-the class is not deterministic; that is counted by method, and the recorded answer stands. Raises StateError with a
-sentence (DamagedState becomes one), OSError, JobLoadError.
+Runs in the process of the shared object, at its start; only `take_over` writes. A journal is replayed only under the
+code that wrote it, because other code would give other answers. A replay compares answers: if a call gives another
+answer than the recorded one, the class is not deterministic; this is counted by method, and the recorded answer stands.
+Raises StateError with a sentence (DamagedState becomes one), OSError, JobLoadError.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _entry = msgspec.msgpack.Decoder(Entry)
 
 
 class Recovered(NamedTuple):
-    """A state, and the files that it is from."""
+    """A state, and the files that it comes from."""
 
     state: SharedState
     files: Files
@@ -34,7 +34,7 @@ class Recovered(NamedTuple):
     last: Segment | None  # the head of the last segment
     end: int  # where its readable records end
     size: int  # of its file
-    records: int  # how many, in all segments
+    records: int  # how many records, in all segments
     bytes: int  # size of all segments
 
 
@@ -48,7 +48,7 @@ def recover(
     pulse: Callable[[SharedState], None] = lambda _: None,
     memory: CallMemory | None = None,
 ) -> Recovered:
-    """Read the state in a folder; `fresh`: only what is remembered, with a new object.
+    """Read the state in a folder; `fresh`: restore only what is remembered, and make a new object.
 
     `pulse` is called after each record that was replayed.
     """
@@ -75,7 +75,7 @@ def _recover(
     if found is not None:
         memory.load(found.remembered)
         if found.facts.digest != digest:
-            memory.forget_answers(answers.is_error)  # what was wrong may be right under this code
+            memory.forget_answers(answers.is_error)  # what failed may succeed under this code
     other = found is not None and found.facts.digest != digest
     content = kind.new() if found is None or fresh else kind.adopt(found.load, changed=other)
     state = SharedState(SharedInstance(kind, content, log), memory)
@@ -104,9 +104,9 @@ def _recover(
 
 
 def take_over(folder: Path, recovered: Recovered, digest: str) -> Journal:
-    """Make the journal of a state that was recovered ready to be written; the caller holds the folder's lock.
+    """Prepare the journal of a recovered state for writing; the caller holds the folder's lock.
 
-    Cuts a torn tail off and removes obsolete files. Raises StateError if the files have changed since they were read.
+    Cuts off a torn tail and removes obsolete files. Raises StateError if the files have changed since they were read.
     """
     files, last = recovered.files, recovered.last
     journal = Journal(folder, digest)

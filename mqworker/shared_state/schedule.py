@@ -1,20 +1,20 @@
 """When the process of a shared object reports, syncs its journal, ticks and makes a snapshot.
 
-Pure: time and sizes in, what is due out.
+Pure: takes times and sizes, returns what is due.
 """
 
 from typing import Final
 
 REPORT: Final = 1.0  # seconds
 SYNC: Final = 1.0
-FIRST_SNAPSHOT: Final = 300.0  # seconds after the start: an object that cannot be kept is found out early
-NEXT_SNAPSHOT: Final = 3600.0  # seconds after the last one, if there is anything new: it bounds the replay
+FIRST_SNAPSHOT: Final = 300.0  # seconds after the start: an object that cannot be pickled is found early
+NEXT_SNAPSHOT: Final = 3600.0  # seconds after the last one, if anything is new: bounds the replay
 RETRY_SNAPSHOT: Final = 300.0  # seconds after a snapshot has failed
-SHARE_OF_REPORTS: Final = 20  # a report that takes long (`describe`) comes again after this many times its duration
+SHARE_OF_REPORTS: Final = 20  # a slow report (`describe`) comes again after this many times its duration
 
 
 class Schedule:
-    """Times are monotonic; `snapshot_bytes` of journal bring about a snapshot, or time."""
+    """Times are monotonic. A snapshot is due after `snapshot_bytes` of journal, or after some time."""
 
     def __init__(self, now: float, tick_seconds: float, snapshot_bytes: int) -> None:
         self._tick_seconds = tick_seconds

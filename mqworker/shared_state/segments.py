@@ -1,11 +1,11 @@
-"""The form of the journal's files, and which files of the folder make up the state.
+"""The format of the journal's files, and which files of the folder make up the state.
 
 Pure. The journal is a sequence of numbered segments; snapshot N holds everything that came before segment N. A segment
 is a head (mark, salt, digest of the code that wrote it) and records: `salt's first half, length, checksum, payload`.
-The salt is random, so nobody who sends a message can put something into it that looks like a record.
+The salt is random, so nobody can send a message whose content looks like a record.
 
-What ends in the middle of a record was cut short by a kill or a power failure: a *torn tail*, of which nobody was
-answered. Damage is anything else: an unreadable record with a readable one after it, a segment that is missing.
+A file that ends in the middle of a record was cut short by a kill or a power failure: it has a *torn tail*, whose call
+was never answered. Anything else is damage: an unreadable record with a readable one after it, a missing segment.
 """
 
 import re
@@ -21,7 +21,7 @@ _RECORD = struct.Struct("<4sII")
 _NAME = re.compile(r"(snapshot|journal)-(\d{10})")
 
 
-class DamagedState(Exception):  # noqa: N818 - what was found, not an error of ours
+class DamagedState(Exception):  # noqa: N818 - the name says what was found
     """The files of a shared object cannot be used as they are; nothing was changed."""
 
 
@@ -38,7 +38,7 @@ class Files(NamedTuple):
 
     snapshot: int  # 0: there is none
     journal: list[int]  # to be replayed in this order
-    obsolete: list[str]  # names of files that a later snapshot has replaced, or that were not finished
+    obsolete: list[str]  # names of files that a later snapshot has replaced, and of unfinished ones
 
 
 def snapshot_name(number: int) -> str:
@@ -88,17 +88,17 @@ def read_head(data: bytes) -> Segment:
 
 
 def mark_and_seed(salt: bytes) -> tuple[bytes, int]:
-    """Return what each record of a segment begins with, and what its checksum begins from."""
+    """Return the mark that begins each record of a segment, and the initial value of its checksum."""
     return salt[:4], int.from_bytes(salt[4:])
 
 
 def record(payload: bytes, mark: bytes, seed: int) -> bytes:
-    """Return one record; `mark_and_seed` makes the other two of the segment's salt."""
+    """Return one record; `mark_and_seed` derives `mark` and `seed` from the segment's salt."""
     return _RECORD.pack(mark, len(payload), zlib.crc32(payload, seed)) + payload
 
 
 def read_records(data: bytes, segment: Segment) -> Iterator[tuple[bytes, int]]:
-    """Yield each record's payload and where the record ends, up to the first that is cut short or damaged."""
+    """Yield each record's payload and where the record ends, up to the first one that is cut short or damaged."""
     at = segment.begin
     mark, seed = mark_and_seed(segment.salt)
     while (end := _end(data, at, mark, seed)) > 0:

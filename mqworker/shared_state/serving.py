@@ -1,8 +1,8 @@
-"""The loop of a shared object: wait, make calls, flush, answer; then what is due.
+"""The loop of a shared object: wait, make calls, flush the journal, answer; then do what is due.
 
 Runs in the main thread of its process, which has no other. Owns the listening socket, the connections, the state with
 its journal, and its snapshots. Receives orders on the pipe `down` and sends reports through `send`. Ends by returning:
-at StopSharing, or when its parent is gone. An OSError of the journal passes through, and ends the process.
+at StopSharing, or when its parent is gone. An OSError of the journal is raised to the caller, and ends the process.
 """
 
 import os
@@ -44,13 +44,13 @@ READY = 64  # connections that are served before the journal is flushed
 
 
 class Trial:
-    """Reports on a state that another process still has, until it is told to take it over; see SharedSpec."""
+    """Reports on a state that another process still owns, until it is ordered to take it over; see SharedSpec."""
 
     def __init__(self, spec: SharedSpec, outside: Outside, state: SharedState) -> None:
         self._spec, self._outside, self._state = spec, outside, state
 
     def passed(self) -> bool:
-        """Wait for the order; False if it is to end."""
+        """Wait for the order to take over; returns False if the process is to end."""
         described, problem = self._state.instance.described()
         outside = self._outside
         while True:
@@ -61,7 +61,7 @@ class Trial:
             while (order := outside.order()) is not None:
                 match order:
                     case Resume():
-                        return True  # what follows is for the loop
+                        return True  # later orders are for the loop
                     case SetLevel():
                         logs.set_level(order.log_level)
                     case StopSharing():
@@ -75,7 +75,7 @@ class Serving:
     def __init__(
         self, spec: SharedSpec, folder: Path, recovered: Recovered, outside: Outside, sync: JournalSync
     ) -> None:
-        """Begin to write and to listen; raises StateError, OSError, DamagedState."""
+        """Begin to write the journal and to listen; raises StateError, OSError, DamagedState."""
         self._spec, self._outside, self._sync = spec, outside, sync
         note = ExecutionNote(folder / folders.EXECUTION)
         self._journal = take_over(folder, recovered, spec.digest)
@@ -101,7 +101,7 @@ class Serving:
         os.register_at_fork(after_in_child=self._close_copies)
 
     def _close_copies(self) -> None:
-        """Close, in a process that user code has forked, what would outlive us there: callers would wait for it."""
+        """In a process that user code has forked, close our descriptors: callers would wait while it has them."""
         self._poll.close()
         if self._listening is not None:
             self._listening.close()
@@ -146,12 +146,12 @@ class Serving:
             self._poll.register(self._snapshots.pidfd, select.EPOLLIN)
 
     def _forget_copy(self) -> None:
-        """Look no more at the copy that writes a snapshot."""
+        """Stop watching the copy of this process that writes a snapshot."""
         if self._snapshots.pidfd >= 0:
             self._poll.unregister(self._snapshots.pidfd)
 
     def _write_snapshot(self) -> None:
-        """Write a snapshot in this process; a copy that writes one is given up."""
+        """Write a snapshot in this process; a copy that is writing one is killed."""
         self._forget_copy()
         self._snapshots.write_now()
 
@@ -162,7 +162,7 @@ class Serving:
 
     def _take_orders(self) -> None:
         if not self._outside.read():
-            self._ending = True  # the parent is gone, and so are we soon
+            self._ending = True  # the parent is gone, so this process ends
         while not self._ending and (order := self._outside.order()) is not None:
             self._obey(order)
             if not self._ending:
@@ -192,7 +192,7 @@ class Serving:
             self._state.reset(time.time())
         except JobLoadError as error:
             problem = str(error)
-        self._state.flush()  # before it is reported: the process may die in the next call
+        self._state.flush()  # before the report: the process may die in the next call
         self._outside.send(SharedReset(problem))
 
     def _listen(self) -> None:
@@ -201,7 +201,7 @@ class Serving:
             self._poll.register(self._listening, select.EPOLLIN)
 
     def _pause(self) -> None:
-        """Stop serving as if there were no process: callers then know that they wait, which counts toward no limit."""
+        """Close the socket as if there were no process: so callers notice, and count the wait toward no time limit."""
         self._paused = True
         self._snapshots.problem = ""
         if self._listening is not None:

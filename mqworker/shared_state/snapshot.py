@@ -1,12 +1,13 @@
 """Snapshots: a shared object and what is remembered, in one file that replaces the journal before it.
 
-Used by the process of the shared object. `write` runs in a copy that it has forked, so that calls go on meanwhile, or
-in place at an orderly end. The file is `mark, three sections, checksum, length`: facts and what is remembered as
-MessagePack, the object pickled. Pickle, and only here: the object is any Python object of the user's own class, and
-whoever can write into a folder that only our user can enter could as well change the code that we import. `read` checks
-owner and rights of the file, and its checksum, before anything is unpickled.
+Used by the process of the shared object. `write` runs in a forked copy of it, so that calls go on in the meantime, or
+in the process itself at an orderly end. The file is `mark, three sections, checksum, length`: the facts and what is
+remembered as MessagePack, the object pickled. Only here is pickle used: the object may be any Python object of the
+user's own class, and whoever can write into a folder that only our user can enter could just as well change the code
+that we import. `read` checks owner and rights of the file, and its checksum, before anything is unpickled.
 
-Raises OSError, DamagedState (the file), StateError (whose it is), and whatever the user's class raises.
+Raises OSError, DamagedState (for the file's content), StateError (for its owner and rights), and whatever the user's
+class raises.
 """
 
 import os
@@ -27,13 +28,13 @@ from mqworker.shared_state.segments import DamagedState, snapshot_name
 
 MARK: Final = b"MQWSNAP1"
 _LENGTH = struct.Struct("<Q")
-_TAIL = struct.Struct("<IQ")  # checksum and length of what is before
+_TAIL = struct.Struct("<IQ")  # checksum and length of all bytes before it
 _remembered = msgspec.msgpack.Decoder(dict[str, SavedStage])
 FAILED: Final = 3  # exit code of a copy that could not write the state
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True):
-    """What a snapshot says of itself."""
+    """The facts about a snapshot, at its beginning."""
 
     job: str
     digest: str  # of the code under which it was made
@@ -44,7 +45,7 @@ _facts = msgspec.msgpack.Decoder(SnapshotFacts)
 
 
 class SavedState(NamedTuple):
-    """What was read, the object still pickled: to load it is up to the class."""
+    """What was read, with the object still pickled: loading it runs the user's class."""
 
     facts: SnapshotFacts
     remembered: dict[str, SavedStage]
@@ -56,7 +57,7 @@ class SavedState(NamedTuple):
 
 
 class _Sink:
-    """A file that counts and checks what is written to it."""
+    """A file that counts the bytes written to it, and computes their checksum."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -71,7 +72,7 @@ class _Sink:
 
 
 def write(path: Path, facts: SnapshotFacts, remembered: dict[str, SavedStage], state: Any) -> None:
-    """Write a snapshot to `path` and bring it to the disk."""
+    """Write a snapshot to `path` and sync it to disk."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb", buffering=1 << 20) as file:
         sink = _Sink(file)
@@ -128,10 +129,10 @@ def read_failure(path: Path) -> str:
 def fork_writer(
     path: Path, facts: SnapshotFacts, remembered: dict[str, SavedStage], state: Any, deadline: float
 ) -> int:
-    """Fork a copy of this process that writes a snapshot, and return its pid; exits with 0 when it is written.
+    """Fork a copy of this process that writes a snapshot, and return its pid; the copy exits with 0 on success.
 
-    It dies with this process, and after `deadline` seconds. If the state cannot be written it exits with FAILED, and
-    the file has the reason.
+    It dies with this process, or after `deadline` seconds. If it cannot write the state, it exits with FAILED, and the
+    file contains the reason.
     """
     parent = os.getpid()
     pid = os.fork()
@@ -148,7 +149,7 @@ def fork_writer(
         os.closerange(3, 1 << 16)
         write(path, facts, remembered, state)
         code = 0
-    except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing may leave this copy
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything; no exception may leave this copy
         path.write_text(cannot_be_kept(state, error))
         code = FAILED
     finally:

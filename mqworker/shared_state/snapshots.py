@@ -1,10 +1,10 @@
-"""When snapshots are begun, finished and given up: what of the journal each one replaces.
+"""Begins, finishes and abandons snapshots, and knows which part of the journal each one replaces.
 
 Lives on the loop of the process of the shared object. Owns the copy of this process that writes a snapshot, at most
-one. Order: the next segment is begun, then the snapshot of what came before is written to a file of another name, then
-it is renamed, then older files are removed; so at every moment the folder has one whole state. A snapshot that fails
-changes nothing: the journal goes on growing, and another is tried later. Raises OSError when the next segment cannot be
-begun.
+one. The order of the steps: begin the next segment, write the snapshot of what came before to a file with another name,
+rename it, then remove older files; so at every moment the folder holds one complete state. A snapshot that fails
+changes nothing: the journal goes on growing, and another attempt follows later. Raises OSError when the next segment
+cannot be begun.
 """
 
 import os
@@ -32,7 +32,7 @@ class _Replaced(NamedTuple):
 
 
 class Snapshots:
-    """`made` is the time of the last one; `finished` is called with whether it has failed."""
+    """`made` is the time of the last snapshot; `finished` is called after each one, with True if it has failed."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class Snapshots:
         self.made: float | None = None  # seconds since the epoch
         self.count = 0
         self.problem = ""  # why the last one was not made
-        self.pidfd = -1  # readable when the copy has ended; -1: there is none
+        self.pidfd = -1  # readable when the copy has ended; -1 if there is no copy
         self._spec, self._folder, self._state, self._journal = spec, folder, state, journal
         self._finished, self._log = finished, log
 
     def begin(self) -> None:
-        """Fork a copy that writes a snapshot; if there is a `pidfd` then, the caller waits for it, then `finish`es."""
+        """Fork a copy that writes a snapshot; if `pidfd` is set then, the caller waits for it and calls `finish`."""
         self._replaced = replaced = self._next()
         try:
             self._pid = snapshot.fork_writer(*self._content(replaced), self._spec.snapshot_deadline)
@@ -61,7 +61,7 @@ class Snapshots:
         self.pidfd = os.pidfd_open(self._pid)
 
     def finish(self) -> None:
-        """Adopt the snapshot that the copy has written, or give it up."""
+        """Publish the snapshot that the copy has written, or abandon it."""
         code = self._reap()
         if code == 0:
             self._publish(self._replaced)
@@ -75,7 +75,7 @@ class Snapshots:
         self._fail(self._replaced, why)
 
     def write_now(self) -> None:
-        """Write a snapshot in this process, unless the last one still holds everything; a copy is given up."""
+        """Write a snapshot in this process, unless the last one has everything; kills a copy that is writing one."""
         if self.pidfd >= 0:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self._reap()
@@ -84,7 +84,7 @@ class Snapshots:
         replaced = self._next()
         try:
             snapshot.write(*self._content(replaced))
-        except BaseException as error:  # noqa: BLE001 - the user's class may raise anything; the journal has it all
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; the journal has it all
             self._fail(replaced, cannot_be_kept(self._state.instance.state, error))
         else:
             self._publish(replaced)

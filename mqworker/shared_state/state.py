@@ -1,8 +1,9 @@
-"""A shared object with what is remembered: every call looks first, is made once, and is journaled.
+"""A shared object with its memory: every call is looked up first, is made once, and is journaled.
 
-Lives in the process of the shared object. Owns the user's object, the memory and the journal, and keeps the three in
-step: whatever changes one is in the journal, in the order in which it happened, before anybody is answered (`flush`).
-`replay` takes the same ways without the journal. Raises OSError when the journal fails; its process must end then.
+Lives in the process of the shared object. Owns the user's object, the memory and the journal, and keeps the three
+consistent: whatever changes one of them is in the journal, in the order in which it happened, before any answer is sent
+(`flush`). `replay` applies the same changes without journaling them. Raises OSError when the journal fails; the process
+must end then.
 """
 
 import time
@@ -30,7 +31,7 @@ from mqworker.shared_state.messages import (
 )
 
 _LENGTHS = (0, SIZE)
-GATHER: Final = 8 << 20  # bytes that are gathered for the kernel at most, and one record
+GATHER: Final = 8 << 20  # bytes of gathered records after which they are flushed
 
 
 class SharedState:
@@ -44,20 +45,20 @@ class SharedState:
         self.times = Histogram()  # of the calls that were made
         self.charges = Charges()
         self._params: dict[bytes, int] = {}  # numbers of parameters
-        self._written: set[int] = set()  # those that are in the segment that is written now
+        self._written: set[int] = set()  # those in the segment that is being written
         self._replayed_params: dict[int, bytes] = {}
 
     def open(self, journal: Journal, note: ExecutionNote) -> None:
-        """Write from now on: the replay is over."""
+        """Write to the journal from now on: the replay is over."""
         self._journal, self._note = journal, note
         self._gathered = journal.bytes
         self._replayed_params.clear()
         self.instance.enable_log()
 
     def call(self, caller: Caller, call: Call, now: float) -> bytes:
-        """Return the remembered answer to a call, or make it; `now`, here as below, is in seconds since the epoch.
+        """Return the remembered answer to a call, or make the call. `now`: in seconds since the epoch, as below.
 
-        Raises ValueError for keys that are none.
+        Raises ValueError for invalid keys.
         """
         counts, message = self.counts, call.message
         if len(call.call) != len(message) or len(message) not in _LENGTHS:
@@ -84,7 +85,7 @@ class SharedState:
             self.memory.published_again(stage, [message], now)
 
     def _make(self, caller: Caller, call: Call, now: float) -> bytes:
-        """Make a call, journal it, remember it."""
+        """Make a call, journal it and remember its answer."""
         stage, message, method = caller.stage, call.message, call.method
         number = self._number(caller.params) if self.instance.kind.takes_params else 0
         began = time.monotonic()
@@ -111,7 +112,7 @@ class SharedState:
         self._journal.append(SettlementEntry(notice.stage, notice.settled, notice.again, now))
 
     def tick(self, now: float) -> None:
-        """Pass the time to the object, and forget what is too old."""
+        """Pass the time to the object, and forget records that are too old."""
         self.counts["ticks"] += 1
         self._note.begin("", NO_MESSAGE, NO_MESSAGE, "tick", time.monotonic())
         answer = self.instance.tick(now)
@@ -120,7 +121,7 @@ class SharedState:
         self._journal.append(TickEntry(now, answer))
 
     def describe(self) -> tuple[Any, str]:
-        """Return the object's description of itself, and what was wrong with that."""
+        """Return the object's description of itself, and what went wrong in making it."""
         self._note.begin("", NO_MESSAGE, NO_MESSAGE, "describe", time.monotonic())
         described = self.instance.described()
         self._note.end()
@@ -137,14 +138,14 @@ class SharedState:
         self._gathered = self._journal.bytes
 
     def next_segment(self) -> int:
-        """Begin the next segment, which the state as it is now precedes, and return its number."""
+        """Begin the next segment, which follows the state as it is now, and return its number."""
         self._journal.begin(self._journal.number + 1)
         self._params.clear()
         self._written.clear()
         return self._journal.number
 
     def replay(self, entry: Entry, *, execute: bool = True) -> None:
-        """Apply what a process before this one has journaled; without `execute` only to what is remembered."""
+        """Apply an entry that an earlier process has journaled; without `execute`, apply it to the memory only."""
         match entry:
             case CallEntry():
                 if execute:
@@ -178,7 +179,7 @@ class SharedState:
             self.memory.settled(stage, done)
 
     def _number(self, params: bytes) -> int:
-        """Return the number under which this segment of the journal has these parameters."""
+        """Return the number of these parameters in this segment of the journal."""
         number = self._params.setdefault(params, len(self._params) + 1)
         if number not in self._written:
             self._written.add(number)

@@ -1,8 +1,8 @@
-"""Values on their way to a shared object and back: they arrive as they were, or are refused with the place named.
+"""Values on their way to a shared object and back: each arrives unchanged, or is refused with the place of the fault.
 
 Pure; used by both sides. What is accepted decodes to an equal value of equal types: None, bool, int of 64 bits, float,
 str, bytes, list, dict with such keys, and datetime in UTC. Everything else (tuple, set, Decimal, a class derived from
-these, a dataclass, ...) would arrive as something else or not at all, and a rule that compares values would then decide
+these, a dataclass, ...) would arrive as something else or not at all, and code that compares values would then decide
 differently in a test and in production. Raises SharedValueError.
 """
 
@@ -15,7 +15,7 @@ from mqworker.errors import SharedValueError
 from mqworker.ipc.json_safe import text
 
 MOST: Final = 1 << 20  # bytes of the arguments or the answer of one call
-DEPTH: Final = 500  # levels of lists and dicts; the codec allows twice as many, less those of the Python stack
+DEPTH: Final = 500  # levels of lists and dicts; the codec allows twice as many, minus the depth of the Python stack
 _INT: Final = range(-(1 << 63), 1 << 64)
 
 _SCALARS = frozenset((type(None), bool, float, bytes))
@@ -34,7 +34,7 @@ decode = msgspec.msgpack.Decoder().decode  # of what `encode` has returned
 
 
 def encode(value: Any, name: str) -> bytes:
-    """Return a value as it is sent; `name` stands for it in the sentence of SharedValueError."""
+    """Return a value in the form in which it is sent; `name` is what SharedValueError calls it."""
     kind = type(value)
     if kind not in _SCALARS:
         refuse_changing(value, name)
@@ -48,10 +48,10 @@ def encode(value: Any, name: str) -> bytes:
 
 
 def is_encoded(value: Any, data: bytes) -> bool:
-    """Return whether a value would be sent as these bytes; a quick look, for one that has perhaps not changed."""
+    """Return whether a value would be sent as these bytes: a quick check of one that has perhaps not changed."""
     try:
         return _encode(value) == data
-    except Exception:  # noqa: BLE001 - `encode` finds out why
+    except Exception:  # noqa: BLE001 - `encode` will report why
         return False
 
 
@@ -61,7 +61,7 @@ def are_flat(accepted: tuple[Any, ...]) -> bool:
 
 
 def canonical(value: Any, encoded: bytes) -> bytes:
-    """Return an encoding of accepted arguments in which the order of a dict does not count, if its keys are text."""
+    """Return an encoding of accepted arguments in which the order of a dict with text keys does not matter."""
     try:
         return _encode_sorted(value)
     except TypeError:  # other keys have no order
@@ -86,7 +86,7 @@ def refuse_changing(value: Any, name: str) -> None:
                 raise SharedValueError(f"{_place(name, steps)} {why}")
         if not below:
             return
-        if len(below) > MOST:  # one list in a list twice, that in another one twice, and so on
+        if len(below) > MOST:  # a list that contains a list twice, which contains another one twice, and so on
             raise SharedValueError(f"{name} is too large to be passed in a call of a shared object")
         level = below
     raise SharedValueError(f"{name} is nested more than {DEPTH} levels deep, or contains itself")

@@ -1,4 +1,4 @@
-"""Which code has written the state of a shared object that lies in its folder.
+"""Finds out which code has written the state of a shared object in its folder.
 
 Read by the Service before it starts the object's process: a journal is replayed only under the code that wrote it.
 Reads the beginning of files, never a whole one.
@@ -13,15 +13,15 @@ import msgspec
 from mqworker.shared_state import segments, snapshot
 from mqworker.shared_state.folder import SHARED
 
-HEAD = 1 << 16  # bytes, in which the head of a segment is
-FACTS = 1 << 16  # bytes at most of what a snapshot says of itself
+HEAD = 1 << 16  # bytes from the start of a segment; its head is within them
+FACTS = 1 << 16  # bytes at most of the facts about a snapshot
 _LENGTH = struct.Struct("<Q")
 
 
 def written_by(folder: Path) -> str:
-    """Return the digest of the code that the state needs, or was served by last; "" if there is none to be read.
+    """Return the digest of the code that the state needs, or that served it last; "" if it cannot be read.
 
-    What cannot be read is the object's process to say.
+    The object's process reports what cannot be read.
     """
     try:
         files = segments.choose(path.name for path in folder.iterdir())

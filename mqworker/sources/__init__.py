@@ -1,1 +1,1 @@
-"""Sources: a process that runs a generator or a scheduled function of the user's, and publishes what it yields."""
+"""Sources: a process that runs a generator or a scheduled function of the user, and publishes what it yields."""

@@ -1,7 +1,8 @@
-"""How many items a source may be ahead of its stored position: that is how many repeat at most after a death.
+"""How many items a source may be ahead of its stored position, which is how many may repeat after a death.
 
-Pure; counts items and records by their numbers. An item without a position makes no record, so what has none, or one
-only now and then, does not wait for a record that does not come: there the bound is on what is not confirmed.
+Pure; counts items and records by their numbers. An item without a position makes no record. So a source that has no
+positions, or only now and then, does not wait for a record that never comes: its limit counts unconfirmed items
+instead.
 """
 
 from collections import deque
@@ -14,7 +15,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._confirmed = 0
-        self._open: deque[tuple[int, int]] = deque()  # number of a record that is not stored, and of its item
+        self._open: deque[tuple[int, int]] = deque()  # for each record that is not stored: its number, and its item's
 
     def sent(self, item: int, record: int | None) -> None:
         """Note an item, and the record that came with it."""
@@ -34,7 +35,7 @@ class Ahead:
 
     @property
     def limit(self) -> int:
-        """The number of the last item that may be begun now."""
+        """The number of the last item that may be made now."""
         return min(self._confirmed, self._open[0][1] - 1 if self._open else self._confirmed) + MOST
 
     @property

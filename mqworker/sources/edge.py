@@ -1,9 +1,9 @@
-"""The edge of a source's process: its pipes and its end.
+"""The edge of a source's process: its pipes to the Service, and its end.
 
-Lives on a loop in a thread of its own (edge_thread.py). Receives SourceOrders and sends SourceReports, once a second
-at least. The user's code runs in the main thread (user.py); what it yields comes through the handover, and the pump
-brings it to the broker. A lost Outlet ends the process at once: the lock is gone, and somebody else may run the source.
-So do the end of the Service, and an error on the loop.
+Lives on a loop in a thread of its own (edge_thread.py). Receives SourceOrders and sends SourceReports, at least once a
+second. The user's code runs in the main thread (user.py); what it yields comes through the handover, and the pump
+publishes it. A lost Outlet ends the process at once: the lock is gone, and another service may run the source. The end
+of the Service and an error on the loop end it too.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from mqworker.sources.pump import Pump
 from mqworker.sources.status import Statuses
 
 PULSE = 1.0  # seconds between reports
-CONFIRMS = 2.0  # seconds at the end for confirms and the position
+CONFIRMS = 2.0  # seconds to wait at the end for confirms and for the position to be stored
 CLOSE = 0.5  # seconds to close the broker connection normally
 FLUSH = 0.5  # seconds to write the last reports
 POLL = 0.01  # seconds between two checks, at the end, whether everything is settled
@@ -48,14 +48,14 @@ log = logging.getLogger("mqworker.sources")
 
 
 class Edge:
-    """See the module head; made on the running loop. What the main thread asks for (edge_thread.py) comes first."""
+    """See the module head; made on the running loop. What the main thread calls (edge_thread.py) comes first."""
 
     def __init__(self, spec: SourceSpec, handover: Handover, down: int, up: int) -> None:
         self._spec = spec
         self._handover = handover
         self._ending: asyncio.Task[None] | None = None
-        self._until = math.inf  # CLOCK_MONOTONIC: when it has to have ended
-        self._said: SourceEnded | None = None  # by the main thread
+        self._until = math.inf  # CLOCK_MONOTONIC: when the process must have ended
+        self._said: SourceEnded | None = None  # how the main thread has ended
         self._code = Exit.OK
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._failed)
@@ -73,16 +73,16 @@ class Edge:
         return self._code
 
     def connect(self) -> None:
-        """Connect to the broker, unless it is to end already."""
+        """Connect to the broker, unless the process is already ending."""
         if self._ending is None:
             self._pump.start()
 
     def take(self) -> None:
-        """Publish what was handed over."""
+        """Publish what has been handed over."""
         self._pump.take()
 
     def forward(self, event: LogEvent) -> None:
-        """Send a log event to the Service, unless too much waits already."""
+        """Send a log event to the Service, or drop it if too much is waiting already."""
         self._writer.send(_encoder.encode(event), droppable=True)
 
     def send(self, report: SourceReport) -> None:
@@ -90,7 +90,7 @@ class Edge:
         self._writer.send(_encoder.encode(report))
 
     def ended(self, ended: SourceEnded) -> None:
-        """End, because the user's code has ended."""
+        """End the process, because the user's code has ended."""
         self._said = ended
         self._pump.take()
         if self._ending is None:
@@ -99,7 +99,7 @@ class Edge:
     # --- inside
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End after an error in a callback: nothing here may stop unnoticed."""
+        """End the process after an error in a callback: nothing here may stop unnoticed."""
         log.error("source %s: %s", self._spec.name, context["message"], exc_info=context.get("exception"))
         self._code = Exit.INTERNAL
         self._leave(SourceEnded("lost", "an error inside mqworker; the log has the details"))
@@ -132,7 +132,7 @@ class Edge:
         if not self._pump.is_open:
             why = f"it does not run here: {self._pump.reason}"
         elif not self._handover.ask_run(run):
-            why = "a run was already requested"
+            why = "a run has already been requested"
         if why:
             self.send(RunDone(run, 0, why))
 
@@ -146,7 +146,7 @@ class Edge:
             self._report()
 
     async def _finish(self, ended: SourceEnded) -> None:
-        """Wait for what is on its way, release the lock, let the user's code end."""
+        """Wait for what is in progress, release the lock, and let the user's code end."""
         began = time.monotonic()
         while not self._pump.settled:
             patient = ended.how == "finished" and self._until == math.inf
@@ -166,7 +166,7 @@ class Edge:
         """End at once: there is nothing to wait for."""
         stall = self._statuses.stall
         fields = {"stall": round(stall, 3)} if stall > PULSE else {}
-        what = f"source {self._spec.name} ends, and begins again: {reason}"
+        what = f"source {self._spec.name} ends, and will start again: {reason}"
         logs.report(log, logging.WARNING, "source_lost", what, **fields)
         self._code = Exit.INTERNAL
         self._leave(SourceEnded("lost", reason))

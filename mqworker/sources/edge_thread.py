@@ -1,7 +1,7 @@
 """The thread with the loop of a source's process, as the main thread sees it.
 
-What the main thread says is passed to the edge (edge.py) on the loop, in its order. An error that ends the loop ends
-the process: the main thread must not wait for it for ever.
+The main thread's calls are passed to the edge (edge.py) on the loop, in their order. An error that ends the loop ends
+the process, because the main thread would wait for the loop for ever.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class EdgeThread:
         self._ready.wait()
 
     def connect(self) -> None:
-        """Connect to the broker, now that the user's code is loaded: nobody holds the lock and cannot work."""
+        """Connect to the broker, now that the user's code is loaded: one that cannot work must not lock it."""
         self._soon(self._edge.connect)
 
     def forward(self, event: LogEvent) -> None:
@@ -46,12 +46,12 @@ class EdgeThread:
         self._soon(self._edge.send, report)
 
     def end(self, ended: SourceEnded) -> None:
-        """Say that the user's code has ended, and wait for the end of the process."""
+        """Report that the user's code has ended, and wait for the end of the process."""
         self._soon(self._edge.ended, ended)
         self._thread.join()
 
     def _soon(self, call: Any, *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process will
             self._loop.call_soon_threadsafe(call, *arguments)
 
     # --- in the thread
@@ -59,7 +59,7 @@ class EdgeThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
-        except BaseException:  # noqa: BLE001 - whatever it is, the main thread must not wait for ever
+        except BaseException:  # noqa: BLE001 - after any error: the main thread must not wait for ever
             traceback.print_exc()
             os._exit(Exit.INTERNAL)
 

@@ -1,9 +1,9 @@
-"""Between the two threads of a source's process: the user's code in the main thread, the broker on the loop's.
+"""Connects the two threads of a source's process: the main thread runs the user's code, the loop's serves the broker.
 
-The main thread waits here: until the source is open, until it may pull the next item, until the next tick. It hands
-over publications, which the loop takes a turn at a time. The loop says how many items may be pulled, and when to stop:
-then every wait raises Stopped, in the main thread, and the user's generator is closed. What a source is doing is
-reported by plain attributes that the main thread replaces.
+The main thread waits here until the source is open, until it may pull the next item, and until the next tick. It hands
+over publications, and in each turn the loop takes all that are there. The loop sets how many items may be pulled, and
+when to stop: then every wait in the main thread raises Stopped, and the user's generator is closed. What the source is
+doing is in plain attributes, which the main thread replaces.
 """
 
 import threading
@@ -29,10 +29,10 @@ class Handed(NamedTuple):
 
 
 class Handover:
-    """See the module head. `wake` has the loop call `take` soon; it is called in the main thread."""
+    """See the module head. `wake` makes the loop call `take` soon; it is called in the main thread."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.doing, self.since = "loading", time.monotonic()  # what the main thread does, since when
+        self.doing, self.since = "loading", time.monotonic()  # what the main thread is doing, and since when
         self.began = 0.0  # when it began to run the user's code
         self.due: int | None = None  # the next tick
         self.last_tick: Tick | None = None
@@ -40,18 +40,18 @@ class Handover:
         self._wake = wake
         self._changed = threading.Condition()
         self._handed: deque[Handed] = deque()
-        self._taken = 0  # items that were handed over
+        self._taken = 0  # items that have been handed over
         self._pulling = 0  # 1: the user's code is making the next one
         self._limit = 0  # how many items may be pulled in all
         self._confirmed = 0
         self._opened = self._stopped = False
         self._record: PositionRecord | None = None
-        self._run = ""  # the id of a run that is asked for
+        self._run = ""  # the id of a run that has been asked for
 
     # --- the main thread's side
 
     def wait_opened(self) -> PositionRecord | None:
-        """Wait until the source is open; returns the record that was stored last."""
+        """Wait until the source is open; returns the last record that was stored."""
         self._do("opening")
         with self._changed:
             self._wait(lambda: self._opened)
@@ -78,16 +78,16 @@ class Handover:
             self._wake()
 
     def begin_call(self) -> None:
-        """Report that the user's function is called."""
+        """Note that the user's function is called."""
         self._do("working")
 
     def give_up(self) -> None:
-        """Report that the pull yields no item, unless it has."""
+        """Note that the pull is over, whether or not it yielded an item."""
         with self._changed:
             self._pulling = 0
 
     def pause(self, seconds: float) -> str:
-        """Wait for so long; returns the id of a run that is asked for, "" for none."""
+        """Wait for so many seconds, or until a run is asked for; returns its id, "" for none."""
         self._do("waiting")
         with self._changed:
             if not (self._stopped or self._run):
@@ -98,7 +98,7 @@ class Handover:
             return run
 
     def wait_confirmed(self) -> None:
-        """Wait until everything that was handed over is confirmed."""
+        """Wait until everything that has been handed over is confirmed."""
         self._do("waiting for the broker")
         with self._changed:
             self._wait(lambda: self._confirmed >= self._taken)
@@ -121,7 +121,7 @@ class Handover:
             self._changed.notify_all()
 
     def take(self) -> list[Handed]:
-        """Return all that was handed over since the last call."""
+        """Return everything that has been handed over since the last call."""
         with self._changed:
             handed = list(self._handed)
             self._handed.clear()
@@ -129,11 +129,11 @@ class Handover:
 
     @property
     def pulled(self) -> int:
-        """How many items were pulled so far."""
+        """How many items have been pulled so far."""
         return self._taken + self._pulling
 
     def allow(self, limit: Callable[[int], int]) -> None:
-        """Let the main thread pull this many items in all; `limit` gets how many are pulled by now, and is quick."""
+        """Let the main thread pull this many items in all; `limit` gets the number pulled so far, and is quick."""
         with self._changed:
             self._limit = limit(self._taken + self._pulling)
             self._changed.notify_all()
@@ -145,13 +145,13 @@ class Handover:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """End every wait of the main thread, and let it begin no other."""
+        """End every wait of the main thread, and prevent further ones."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def ask_run(self, run: str) -> bool:
-        """Ask for a run; returns False if one is asked for already."""
+        """Ask for a run; returns False if one has been asked for already."""
         with self._changed:
             if self._run:
                 return False

@@ -1,8 +1,9 @@
-"""The ids of a source's messages: the same item has the same id in each life, so a repeat can be recognised.
+"""The ids of a source's messages: the same item has the same id in each life, so that a repeat can be recognised.
 
-Pure. `NAME:POSITION` for an item with a position; for those that follow it `NAME:POSITION+1`, `+2`; of a tick
-`NAME:DUE`, or `NAME:DUE.1`, `.2` where it yields; before the first position `NAME:RUN.1`, `.2`, where RUN is random,
-because a generator without positions starts over in each life. What is longer than an id may be is hashed.
+Pure. An item with a position has the id `NAME:POSITION`, and those without one that follow it `NAME:POSITION+1`, `+2`.
+A tick's item has `NAME:DUE`, or `NAME:DUE.1`, `.2` if the function yields. Before the first position it is
+`NAME:RUN.1`, `.2`, where RUN is random, because a generator without positions starts over in each life. An id that
+would be too long is hashed.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ HASHED: Final = 32  # characters
 
 
 class Ids:
-    """See the module head; one for each life of a source. `position`: the one that was stored."""
+    """See the module head; one for each life of a source. `position`: the stored one."""
 
     def __init__(self, name: str, run: str, position: Any = NOWHERE) -> None:
         self._name = name
@@ -29,11 +30,11 @@ class Ids:
         self._single = False
 
     def begin(self, base: str, *, yields: bool) -> None:
-        """Begin a tick or a run: ids of items without a position are made from this."""
+        """Begin a tick or a run: ids of items without a position are made from `base`."""
         self._base, self._separator, self._count, self._single = base, ".", 0, not yields
 
     def of(self, item: SourceItem) -> str:
-        """Return the id of the next item; raises ValueError where its position is that of the item before."""
+        """Return the id of the next item; raises ValueError if it has the same position as the item before."""
         if item.position is not NOWHERE:
             position = _text(item.position)
             if position == self._position:
@@ -61,7 +62,7 @@ def _text(position: Any) -> str:
 
 
 def tick_text(due: int) -> str:
-    """Return a tick as it stands in ids: 2026-03-29T01:00:00Z."""
+    """Return a tick as it is written in ids: 2026-03-29T01:00:00Z."""
     whole = due % 1000 == 0
     text = datetime.fromtimestamp(due / 1000, UTC).isoformat(timespec="seconds" if whole else "milliseconds")
     return text.replace("+00:00", "Z")

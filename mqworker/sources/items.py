@@ -1,7 +1,7 @@
-"""Items as messages: a body by the codec of the stage or the item's own content type, and the properties.
+"""Turns items into messages: a body, encoded by the stage's codec or the item's own content type, and the properties.
 
-Pure. Runs in a source's main thread. Raises ValueError or UnencodableError, with a sentence; that ends this life of the
-source, because an item that is left out would be lost.
+Pure. Runs in a source's main thread. Raises ValueError or UnencodableError, with a sentence. That ends this life of the
+source, because an item that was skipped would be lost.
 """
 
 import time

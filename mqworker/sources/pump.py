@@ -1,9 +1,9 @@
-"""What moves a source's items from the handover to the broker, as far as the queue and the stored position allow.
+"""Moves a source's items from the handover to the broker, as far as the queue and the stored position allow.
 
-Lives on the loop of the source's process. Owns the Outlet and receives what happens on it. Decides with credit.py and
-ahead.py how many items may be pulled, and tells the handover; asks how much the queue holds. Without answers, or while
-the broker stores nothing, nothing more is pulled. `changed` is called when there is something new to report, `lost`
-once with the reason when the Outlet is lost.
+Lives on the loop of the source's process. Owns the Outlet and receives its events. Decides with credit.py and ahead.py
+how many items may be pulled, and passes that to the handover; asks the broker how much the queue holds. Without
+answers, or while the broker stores nothing, no more items are pulled. `changed` is called when there is something new
+to report, `lost` once with the reason when the Outlet is lost.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ log = logging.getLogger("mqworker.sources")
 
 
 def inlet(stage: StageConfig, name: str) -> Inlet:
-    """Return what a source of this name needs on the broker."""
+    """Return what the source with this name needs on the broker."""
     where = (stage.input.queue, stage.position_queue(name), stage.source_lock(name))
     return Inlet(*where, stage.queue_type, stage.ordered_by is not None)
 
@@ -74,18 +74,18 @@ class Pump:
         return not self.is_open or (self.confirmed_count == self.sent and self.ahead.all_stored)
 
     async def close(self, seconds: float) -> None:
-        """Release the lock, and ask nothing more."""
+        """Release the lock, and ask the broker nothing more."""
         if self._timer is not None:
             self._timer.cancel()
         await self._outlet.close(seconds)
 
     def take(self) -> None:
-        """Publish what was handed over."""
+        """Publish what has been handed over."""
         for publication, record in self._handover.take():
             if record is not None:
                 self._records += 1
                 if publication is None and self._positions:
-                    self._positions.pop()  # it is stored with this one, or was about to be
+                    self._positions.pop()  # this record replaces it, unless it is being stored already
                 self._positions.append((self._records, record))
             if publication is not None:
                 self.sent += 1
@@ -142,7 +142,7 @@ class Pump:
         self._allow()
 
     def stored(self, number: int) -> None:
-        """Note how far the stored position is."""
+        """Note that the records up to this one are stored."""
         record = b""
         while self._positions and self._positions[0][0] <= number:
             _, record = self._positions.popleft()
@@ -153,7 +153,7 @@ class Pump:
         self._allow()
 
     def depth(self, messages: int) -> None:
-        """Take how much the queue holds."""
+        """Take the number of messages in the queue."""
         chance = random.random()  # noqa: S311 - jitter, no secret
         self.credit.answered(messages, self._flow(self._handover.pulled), time.monotonic(), chance)
         self._allow()
@@ -172,7 +172,7 @@ class Pump:
         self._handover.allow(lambda pulled: min(pulled + self.credit.room(self._flow(pulled)), self.ahead.limit))
 
     def _look(self) -> None:
-        """Ask how much the queue holds, if it is time to, and come again when it is next."""
+        """Ask how much the queue holds, if it is time to, and schedule the next call."""
         if self._timer is not None:
             self._timer.cancel()
         now, flow = time.monotonic(), self._flow(self._handover.pulled)

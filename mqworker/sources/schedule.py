@@ -1,8 +1,8 @@
-"""When a scheduled function is called: which tick runs now, which are missed, how long to wait.
+"""When a scheduled function is called: which tick runs now, which ticks are missed, how long to wait.
 
-Pure: the wall clock is an argument. Times are whole milliseconds since the epoch. A tick that cannot begin in time
-begins late, by at most GRACE or half its period; later it is missed. Ticks never overlap, because the next decision is
-made when one is over.
+Pure: the wall clock is an argument. Times are whole milliseconds since the epoch. A tick that cannot begin on time
+begins late, but by no more than GRACE or half its period; after that it is missed. Ticks never overlap, because the
+next decision is made only when one is over.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from mqworker.config.model import SourceConfig
 from mqworker.config.zone import zone
 
 GRACE = 300_000  # how late a tick may begin at most
-CORRECTION = 3 * 3_600_000  # a clock that is set back by more has been wrong before
-COUNTED = 1000  # missed ticks are counted up to here
+CORRECTION = 3 * 3_600_000  # if the clock is set back by more, it was wrong before
+COUNTED = 1000  # missed ticks are counted up to this number
 _HOUR = 3_600_000
 _BACK = (_HOUR, 24 * _HOUR, 32 * 24 * _HOUR, 366 * 24 * _HOUR, 8 * 366 * 24 * _HOUR)
 
 
 class Ticks(Protocol):
-    """When there are ticks."""
+    """The times at which there are ticks."""
 
     zone: tzinfo
 
@@ -56,7 +56,7 @@ class Every:
 
 
 class Cron:
-    """Five fields in a time zone; at the ends of summer time as Debian's cron (cronsim)."""
+    """Five fields in a time zone; when summer time begins or ends, like Debian's cron (cronsim)."""
 
     def __init__(self, expression: str, where: tzinfo) -> None:
         self.zone = where
@@ -67,12 +67,12 @@ class Cron:
         last = after
         for found in CronSim(self._expression, datetime.fromtimestamp(after / 1000, self.zone)):
             tick = round(found.timestamp()) * 1000
-            if tick > last:  # in an hour that comes twice it also answers with the first one, which is past
+            if tick > last:  # in an hour that occurs twice, CronSim also yields the first one, which is past
                 last = tick
                 yield tick
 
     def newest(self, at: int) -> int | None:
-        """See Ticks; looks back step by step, so that a year of minutes is not gone through."""
+        """See Ticks; looks back in growing steps, so as not to go through every minute of a year."""
         for back in _BACK:
             last = None
             for tick in self.ticks(at - back):
@@ -108,7 +108,7 @@ class RunTick(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """Decision: run none; the last `ticks` ticks, up to `newest`, are missed."""
+    """Decision: run no tick; the last `ticks` ticks, up to `newest`, are missed."""
 
     ticks: int
     newest: int

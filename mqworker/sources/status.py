@@ -1,4 +1,4 @@
-"""What a source reports of itself.
+"""What a source reports about itself.
 
 Lives on the loop of the source's process. Reads the pump and the handover; keeps the counts of the last seconds.
 """
@@ -20,14 +20,14 @@ class Statuses:
     """See the module head."""
 
     def __init__(self, spec: SourceSpec, pump: Pump, handover: Handover) -> None:
-        self.stall = 0.0  # the longest time that the loop was blocked
+        self.stall = 0.0  # the longest time for which the loop was blocked
         self._spec = spec
         self._pump = pump
         self._handover = handover
         self._counts: deque[tuple[float, int]] = deque(maxlen=RATE_OVER + 1)  # time, items confirmed
 
     def pulse(self, now: float, late: float) -> None:
-        """Note that a pulse has come so late; called once a second."""
+        """Note by how much this pulse is late; called once a second."""
         self.stall = max(self.stall, late)
         self._counts.append((now, self._pump.confirmed_count))
 
@@ -75,7 +75,7 @@ class Statuses:
         return "running", self._slowness(doing, seconds)
 
     def _slowness(self, doing: str, seconds: float) -> str:
-        """Return what takes long; "" for nothing."""
+        """Return what is taking long; "" for nothing."""
         if seconds < SLOW:
             return ""
         if doing == "working":

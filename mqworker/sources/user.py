@@ -1,8 +1,8 @@
 """The user's code of a source: a generator, or a function that is called at ticks.
 
-Runs in the main thread of the source's process. Owns the generator, and closes it. Hands over what it yields, as
-messages, each with the record that may be stored once it is confirmed; told by the handover when to wait and when to
-stop. Whatever the user's code raises ends this life; the next one goes on from the record that was stored.
+Runs in the main thread of the source's process. Owns the generator, and closes it. Hands over what it yields as
+messages, each with the record that may be stored once the message is confirmed. The handover makes it wait, and stops
+it. Whatever the user's code raises ends this life; the next one goes on from the stored record.
 """
 
 import logging
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Source:
-    """See the module head. `tell` passes the end of a run on; it may be called in this thread."""
+    """See the module head. `tell` reports the end of a run; it can be called from this thread."""
 
     def __init__(self, spec: SourceSpec, handover: Handover, log: logging.Logger, tell: Any) -> None:
         self._spec = spec
@@ -47,9 +47,9 @@ class Source:
         self._ids: Ids
 
     def run(self, run: str, loaded: Callable[[], None]) -> SourceEnded:
-        """Load, run to the end, and say what kind of end it is. `run` names this life in ids.
+        """Load the code, run it to its end, and return how it ended. `run` names this life in ids.
 
-        `loaded` is called when the code can begin: only then may the lock be taken.
+        `loaded` is called once the code is ready to begin: only then may the lock be taken.
         """
         try:
             self._job, params = self._load()
@@ -99,7 +99,7 @@ class Source:
         return self._job.target(**{name: known[name] for name in self._job.arguments})
 
     def _publish_all(self, made: Iterator[Any]) -> int:
-        """Hand over everything that is yielded; returns how many items that were."""
+        """Hand over everything that is yielded; returns the number of items."""
         count = 0
         try:
             while True:
@@ -114,7 +114,7 @@ class Source:
                 finally:
                     self._handover.give_up()
         finally:
-            if hasattr(made, "close"):  # a generator: its own `finally` runs now
+            if hasattr(made, "close"):  # a generator: its `finally` blocks run now
                 made.close()
 
     def _publish(self, value: Any) -> None:
@@ -142,7 +142,7 @@ class Source:
         done = self._done
         while True:
             now = time.time_ns() // 1_000_000
-            if done is None:  # before the first run nothing is missed; from now on a tick that fails is known
+            if done is None:  # before this, nothing is missed; storing it makes a later failed tick known
                 done = self._done = now
                 self._handover.put(None, self._record())
             if done - now > CORRECTION:
@@ -164,7 +164,7 @@ class Source:
                     done = due
 
     def _missed(self, count: int, newest: int | None) -> None:
-        """Report missed ticks; `newest`: the last of them, with which they are done."""
+        """Report missed ticks; `newest`: the last of them, stored as done, unless another tick runs now."""
         self._handover.missed += count
         ticks = f"{count:,} ticks were" if count > 1 else "a tick was"
         until = "" if newest is None else f", the last at {tick_text(newest)}"
@@ -191,7 +191,7 @@ class Source:
         self._handover.ticks += 1
 
     def _call_at(self, at: int, base: str, schedule: Ticks) -> int:
-        """Call the function; returns how many items it has made."""
+        """Call the function; returns the number of items that it made."""
         self._handover.begin_call()
         made = self._call(datetime.fromtimestamp(at / 1000, UTC).astimezone(schedule.zone))
         self._ids.begin(base, yields=_yields(made))
@@ -207,14 +207,14 @@ class Source:
         return 1
 
     def _run_now(self, run: str, schedule: Ticks) -> None:
-        """Call the function apart from its ticks; a failure is reported to whoever asked, and has no other effect."""
+        """Call the function outside its ticks; a failure is reported to whoever asked, and has no other effect."""
         count, reason = 0, ""
         try:
             count = self._call_at(time.time_ns() // 1_000_000, f"run-{run}", schedule)
             self._handover.wait_confirmed()
             self._handover.runs += 1
         except Stopped:
-            self._tell(RunDone(run, 0, "the source was stopped meanwhile"))
+            self._tell(RunDone(run, 0, "the source was stopped in the meantime"))
             raise
         except Exception as error:  # noqa: BLE001 - user code may raise anything
             what = describe(error)

@@ -21,6 +21,7 @@ from pika.exceptions import AMQPError
 
 from tests.benchmarks import cases, code, saved
 from tests.benchmarks.bench import BLOCKING, DRAMATIQ, Bench, Sizes
+from tests.benchmarks.cases.ab_same import RELAY, UNSTAMPED
 from tests.benchmarks.contestants import peers
 from tests.benchmarks.figures import Case, table
 from tests.benchmarks.queues import Queues
@@ -38,7 +39,7 @@ examples:
 
 cases:
 """
-ONLY = "relay", DRAMATIQ, BLOCKING  # with --quick
+ONLY = RELAY, UNSTAMPED, DRAMATIQ, BLOCKING  # with --quick
 PEERS = "celery", "dramatiq", "faststream", "aio-pika"  # packages whose versions are kept with a run
 QUICK = Sizes(rounds=2, small=25_000, peers=8_000, trips=300)
 

@@ -585,7 +585,7 @@ BAD_FILES = {
         STAGE + f"[control]\nread_token = '{CANARY}'",
         [
             (
-                "mqworker.toml:5: control.read_token: is set, but control.token is not: without that everybody may "
+                "mqworker.toml:5: control.read_token: is set, but control.token is not: without it everybody may "
                 "change everything; set control.token too, or neither"
             )
         ],
@@ -594,7 +594,7 @@ BAD_FILES = {
         STAGE + f"[control]\ntoken = '{CANARY}'\nread_token = '{CANARY}'",
         [
             (
-                "mqworker.toml:6: control.read_token: is the same as control.token, so whoever may look could "
+                "mqworker.toml:6: control.read_token: is the same as control.token, so whoever may read could "
                 "change everything; set another"
             )
         ],

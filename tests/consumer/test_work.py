@@ -519,6 +519,19 @@ def test_a_result_says_where_it_comes_from():
     assert (got.message_id, got.content_type, outcome.results[0].body) == ("m", "application/json", b"1")
 
 
+def test_a_stage_that_stamps_nothing_adds_no_headers():
+    """Old ones of ours are gone, too; what has a meaning for the receiver stays: part, outcome and derived id."""
+    old = {headers.STAGE: "before", headers.GENERATION: 3, headers.ATTEMPT: 2, headers.DURATION: 0.5}
+    before = item(b"1", Properties(message_id="m", headers=Headers(old | {"h": 1})))
+    outcome = worker(lambda body: body, stamp="none").compute(before)
+    assert Properties.decode(outcome.results[0].properties).headers.to_dict() == {"h": 1}
+    asked = item(b"2", Properties(reply_to="caller"))
+    outcome = worker(lambda body: (n for n in range(body)), stamp="none").compute(asked)
+    found = [Properties.decode(one.properties).headers.to_dict() for one in outcome.results]
+    same = {headers.DERIVED_ID: True, headers.OUTCOME: "result", headers.PARTS: 2}
+    assert found == [same | {headers.PART: 1}, same | {headers.PART: 2}]
+
+
 @pytest.mark.parametrize("message_id", [None, ""])
 def test_a_message_without_an_id_gets_one_of_its_content(message_id):
     """The same for each redelivery, marked as unfit for deduplication, here and in the next stage."""

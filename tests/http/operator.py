@@ -153,6 +153,7 @@ class LittleService:
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
+        self._publishing = threading.Lock()
         self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts, read_token)
         self.server.bind()
         self.publish()
@@ -192,23 +193,24 @@ class LittleService:
             unblock.set()
 
     def publish(self, **changes: Any) -> None:
-        """Publish a snapshot of the current state."""
-        views = {
-            name: StageView(name, desired, "running", self.statuses[name], "", 0, self.applied)
-            for name, desired in self.document.stages.items()
-        }
-        values = {
-            "time": time.monotonic(),
-            "service": "test",
-            "pid": os.getpid(),
-            "started": 1.0,
-            "state": "running",
-            "paused": False,
-            "document": self.document,
-            "stages": views,
-            "changes": self.attributed,
-        }
-        self.control.publish(Snapshot(**(values | changes)))
+        """Publish a snapshot of the current state, from the test or from the beat: never an older one after a newer."""
+        with self._publishing:
+            views = {
+                name: StageView(name, desired, "running", self.statuses[name], "", 0, self.applied)
+                for name, desired in self.document.stages.items()
+            }
+            values = {
+                "time": time.monotonic(),
+                "service": "test",
+                "pid": os.getpid(),
+                "started": 1.0,
+                "state": "running",
+                "paused": False,
+                "document": self.document,
+                "stages": views,
+                "changes": self.attributed,
+            }
+            self.control.publish(Snapshot(**(values | changes)))
 
     def tell(self, stage: str, status: StageStatus) -> None:
         """Have a Producer send a report."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mqworker.http import serving
-from mqworker.http.places import UNIX_SENDS
+from mqworker.http.send_places import UNIX_SENDS
 from mqworker.http.server import HttpServer
 from tests.http.operator import LittleService
 from tests.support.ports import free_port
@@ -237,7 +237,7 @@ def test_stop_does_not_wait_for_ever(service):
 
 
 def test_what_has_queued_is_answered_at_a_stop(service):
-    """Sends that wait for a thread when the server is stopped are sent and answered all the same."""
+    """Sends that wait for a place or a thread when the server is stopped are sent and answered all the same."""
     release, statuses = threading.Event(), []
 
     async def later() -> None:
@@ -249,7 +249,7 @@ def test_what_has_queued_is_answered_at_a_stop(service):
     def send() -> None:
         statuses.append(service.ask_unix("POST", "/api/v1/stages/alpha/messages", {}).status)
 
-    sends = [threading.Thread(target=send) for _ in range(2 * UNIX_SENDS)]
+    sends = [threading.Thread(target=send) for _ in range(3 * UNIX_SENDS)]
     for each in sends:
         each.start()
     channels = service.server._listeners[1]._server.active_channels

@@ -1,23 +1,17 @@
 """Logs and events: tails, streams, their limit, and their end."""
 
 import asyncio
-import contextlib
 import http.client
 import json
 import logging
 import threading
 import time
-from collections import Counter
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from mqworker.control.desired_state import SetConsumers
-from mqworker.control.errors import ControlError
-from mqworker.http.places import CALLS, LINES_SENDS, SLOW, TCP_SENDS, TCP_STREAMS, UNANSWERED, UNIX_STREAMS, Places
-from mqworker.http.problems import Problem
-from mqworker.http.sending import SEND_DEADLINE
+from mqworker.http.places import CALLS, SLOW, TCP_STREAMS, UNIX_STREAMS
 from mqworker.ipc.records import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
@@ -199,85 +193,6 @@ def test_slow_calls_leave_threads_for_others(service):
         each.join(AMPLE)
     assert statuses.count(200) == SLOW
     assert service.ask("PATCH", "/api/v1/stages/alpha/params", {"particles": 11}).status == 202
-
-
-def test_senders_leave_threads_for_others(service):
-    """While the broker confirms nothing, commands are obeyed; after a send in vain only one tries at a time."""
-    loop, told, most = service.loop, [], {"send": TCP_SENDS, "send_many": LINES_SENDS}
-    answers = [asyncio.run_coroutine_threadsafe(_future(), loop).result(AMPLE) for _ in range(2)]
-
-    async def later(answer: asyncio.Future) -> Any:
-        return await asyncio.shield(answer)
-
-    def admin(_arguments: dict) -> Any:
-        return later(answers[len(service.asked) > sum(most.values())])
-
-    service.admin["send"] = service.admin["send_many"] = admin
-
-    def send(number: int) -> None:
-        told.append(service.ask("POST", f"/api/v1/stages/alpha/messages{'?each=line' if number % 2 else ''}", {}))
-
-    sends = [threading.Thread(target=send, args=(number,)) for number in range(4 * (CALLS + TCP_STREAMS))]
-    for each in sends:
-        each.start()
-    wait_for(lambda: Counter(verb for verb, *_ in service.asked) == most, AMPLE, "the first to wait")
-    began = time.monotonic()
-    assert service.ask("PUT", "/api/v1/stages/alpha/listening?wait=5", {"enabled": False}).status == 200
-    assert time.monotonic() - began < SEND_DEADLINE / 2
-    assert told == []
-    loop.call_soon_threadsafe(answers[0].set_exception, ControlError("deadline", "the broker did not answer"))
-    wait_for(lambda: len(told) >= len(sends) - 1, AMPLE, "all but one that tries it")
-    assert [each.status for each in told].count(504) == sum(most.values())
-    refused = [each for each in told if each.status != 504]
-    assert {(each.status, each.headers["retry-after"], each.json["kind"]) for each in refused} == {(503, "2", "full")}
-    loop.call_soon_threadsafe(answers[1].set_result, [""])
-    for each in sends:
-        each.join(AMPLE)
-    assert service.ask("POST", "/api/v1/stages/alpha/messages", {}).status == 202
-
-
-def test_sends_are_not_refused_while_the_broker_confirms(service):
-    """However many send, and however long they queue, none is refused at a broker that confirms one after another."""
-    turn = asyncio.Lock()
-
-    async def slowly() -> None:
-        async with turn:
-            await asyncio.sleep(0.1)
-
-    service.admin["send"] = lambda _arguments: slowly()
-    statuses: list[int] = []
-
-    def send() -> None:
-        statuses.append(service.ask_unix("POST", "/api/v1/stages/alpha/messages", {}).status)
-
-    sends = [threading.Thread(target=send) for _ in range(30)]
-    for each in sends:
-        each.start()
-    for each in sends:
-        each.join(AMPLE)
-    assert statuses == [202] * len(sends)
-
-
-@pytest.mark.parametrize("kind", UNANSWERED)
-def test_the_broker_is_silent_only_when_no_send_is_answered(kind):
-    """One send without an answer proves nothing while others have theirs; alone it does, until the next has one."""
-    places, lost = Places(0, 0, 2), ControlError(kind, "no answer")
-    slow, other = places.sending(), places.sending()
-    slow.__enter__()
-    with places.sending():
-        pass
-    assert not slow.__exit__(ControlError, lost, None)
-    with places.sending(), places.sending():
-        pass
-    for error in (ControlError("refused", "no"), lost):
-        with contextlib.suppress(ControlError), places.sending():
-            raise error
-    other.__enter__()
-    with pytest.raises(Problem, match="confirms nothing"), places.sending():
-        pass
-    other.__exit__(None, None, None)
-    with places.sending(), places.sending():
-        pass
 
 
 async def _future() -> asyncio.Future:

@@ -34,7 +34,7 @@ from tests.ipc.acting import (
     wait,
     write_raw,
 )
-from tests.support.children import end_children
+from tests.support.children import await_zombie, end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 
@@ -88,11 +88,6 @@ def reaped(pid):
     return not Path(f"/proc/{pid}").exists()
 
 
-def await_zombie(pid):
-    """Wait until a child is dead, while the loop stands still and cannot reap it."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
 @pytest.fixture(autouse=True)
 def nothing_left():
     """After each test no child, descriptor or pid is left."""
@@ -141,6 +136,22 @@ async def test_a_child_that_dies_at_once_is_one_death():
     (death,) = await owner.deaths()
     assert (death.code, owner.heard) == (5, [death])
     assert reaped(owner.child.pid)
+
+
+@on_loop
+async def test_a_death_can_be_noticed_before_the_loop_comes_to_it():
+    """Asked for, it is reported at once, and not a second time; of a child that lives nothing is."""
+    owner = Owner()
+    owner.child.notice_death()
+    await owner.start(wait).ready()
+    owner.child.notice_death()
+    assert owner.child.alive
+    os.kill(owner.child.pid, signal.SIGKILL)
+    await_zombie(owner.child.pid)
+    owner.child.notice_death()
+    assert owner.heard == [READY, owner.child.death]
+    owner.child.notice_death()
+    assert await owner.deaths() == [owner.child.death]
 
 
 @on_loop

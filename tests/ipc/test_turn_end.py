@@ -1,8 +1,9 @@
 """What is done at the end of a turn of a loop: once, in its order, and not a turn later than it has to be."""
 
 import asyncio
+import os
 
-from mqworker.ipc.turn_end import TurnEnd
+from mqworker.ipc.turn_end import STEPS, TurnEnd
 from tests.support.loop import on_loop
 
 
@@ -82,6 +83,32 @@ async def test_what_it_asks_for_is_done_in_the_same_turn_where_nothing_else_is_l
 
     here.event("confirm", step)
     assert steps == [0, 1, 2]
+
+
+@on_loop
+async def test_what_asks_for_itself_again_and_again_lets_the_loop_hear_others():
+    """A chain goes on turn by turn after its first steps: what arrives meanwhile is handled long before its end."""
+    here = Turns()
+    many, steps, heard, over = 1000, [], [], asyncio.Event()
+    reading, writing = os.pipe()
+    here.loop.add_reader(reading, lambda: heard.append(len(steps)) or here.loop.remove_reader(reading))
+
+    def step():
+        steps.append(len(steps))
+        if len(steps) == 1:
+            os.write(writing, b"x")
+        if len(steps) < many:
+            here.end.soon(step)
+        else:
+            over.set()
+
+    here.event("chain", step)
+    assert len(steps) == STEPS
+    await over.wait()
+    assert steps == list(range(many))
+    assert heard[0] <= 2 * STEPS
+    os.close(reading)
+    os.close(writing)
 
 
 @on_loop

@@ -415,12 +415,12 @@ def test_what_cannot_be_run_is_told_with_the_fix(tmp_path):
     for command, words in {
         ("./missing",): f"program ./missing: there is no file {tmp_path}/missing; name the program itself; "
         f"a relative path starts at {tmp_path}",
-        ("./folder",): f"program ./folder: {tmp_path}/folder is no file; name the program itself; "
+        ("./folder",): f"program ./folder: {tmp_path}/folder is not a file; name the program itself; "
         f"a relative path starts at {tmp_path}",
         ("./plain",): f"program ./plain: {tmp_path}/plain is not executable; chmod +x {tmp_path}/plain",
         ("plain",): f'program plain: there is no program plain on the PATH; write "./plain" for the one in {tmp_path}',
         ("no-such",): "program no-such: there is no program no-such on the PATH; install it, or give its path",
-        ("sh", "\0"): "program sh: an argument has a character NUL, which no program can get; leave it out",
+        ("sh", "\0"): "program sh: an argument has a NUL character, which no program can get; leave it out",
     }.items():
         with pytest.raises(JobLoadError) as caught:
             load_job(spec_of(command), tmp_path)

@@ -159,7 +159,7 @@ def test_a_compressed_output_without_results_is_one(tmp_path):
 def test_what_no_state_belongs_to_is_not_overwritten(tmp_path):
     """A part without a state may be all that is left of hours of work on a pipe."""
     (tmp_path / "out.part").write_bytes(b"something\n")
-    with pytest.raises(MapError, match="left of a run that cannot be resumed"):
+    with pytest.raises(MapError, match="left over from a run that cannot be resumed"):
         made(tmp_path, resume=True)
 
 

@@ -1,4 +1,4 @@
-"""Children of the test process that a test has left behind."""
+"""Children of the test process: those that a test has left behind, and one that has just died."""
 
 import os
 import signal
@@ -14,3 +14,8 @@ def end_children() -> set[int]:
         os.waitpid(pid, 0)
         living.discard(pid)
     return left
+
+
+def await_zombie(pid: int) -> None:
+    """Wait until a child is dead, while the loop stands still and cannot reap it."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

@@ -344,7 +344,7 @@ def test_another_input_is_not_gone_on_with_and_a_longer_one_is(folder):
     refused = mqworker("map", "jobs:slow", "-i", "in", "-o", "out", "--resume", cwd=folder)
     assert refused.returncode == Exit.INTERNAL
     assert "not the input of that run" in refused.stderr
-    assert "or to begin anew, remove out.map and out.part" in refused.stderr
+    assert "or to start over, remove out.map and out.part" in refused.stderr
     assert "to go on" not in refused.stderr, "with this input it does not"
     assert stored(folder) == 500
     write(folder / "in", [0.001] * 500 + [0, 0, 0])
@@ -396,7 +396,7 @@ def test_a_cut_gzip_file_ends_with_its_whole_lines(folder):
     (folder / "in.gz").write_bytes(whole[:-200])
     done = mqworker("map", "jobs:double", "-i", "in.gz", "-o", "out", cwd=folder)
     assert done.returncode == Exit.INTERNAL
-    assert "cut off behind byte" in done.stderr
+    assert "cut off after byte" in done.stderr
     assert 3000 < stored(folder) < 5000
     (folder / "in.gz").write_bytes(whole)
     done = mqworker("map", "jobs:double", "-i", "in.gz", "-o", "out", "--resume", cwd=folder)

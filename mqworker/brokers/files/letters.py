@@ -1,7 +1,7 @@
 """Dead letters of `mqworker map`: a JSON object each, on one line.
 
-Pure; used by the link. The fields are those of a dead letter's headers, with where the line is in the input, and the
-line itself as text: `jq -r .input` makes an input of dead letters again.
+Pure; used by the link. The fields are those of a dead letter's headers, the place of the line in the input, and the
+line itself as text: `jq -r .input` turns dead letters into an input again.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """`FileLink`: the Link of a stage whose messages are the lines of a file.
 
-Runs on the asyncio loop of `mqworker map`. Owns the deliveries that are not acknowledged. Each line is a message, whose
+Runs on the asyncio loop of `mqworker map`. Owns the deliveries that are not acknowledged. Each line is a message whose
 id is the number of the line. A publication counts as confirmed once it is in memory: the input is a file, so an
-acknowledgement destroys nothing, and a run that is killed goes on with the last line that is stored. `outcomes` says
-what a publication means for its line: results and dead letters go to the window; a retry is the same line again, after
-its delay. Calls `moved` when the window may want a batch or be done, and `failed` for each dead letter.
+acknowledgement destroys nothing, and a run that was killed goes on after the last stored line. `outcomes` decides what
+a publication means for its line: results and dead letters go to the window; a retry delivers the same line again, after
+its delay. Calls `moved` when the window may need a batch or be done, and `failed` for each dead letter.
 
 Its size is that of the interface: ten of its methods are a Link's.
 """
@@ -25,7 +25,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class FileLink:
-    """Implements `mqworker.brokers.base.Link`. `most`: bytes a line; an earlier run may have come to line `begun`."""
+    """Implements `mqworker.brokers.base.Link`. `most`: bytes of a line; `begun`: where an earlier run may be."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class FileLink:
         self._prefetch = 0
         self._tag = 0
         self._out: OrderedDict[int, Line] = OrderedDict()  # by the tag of the delivery
-        self._pumps = False  # it is about to pump
+        self._pumps = False  # `_pump` is scheduled
         self._stored: list[int] = []  # publications to confirm
 
     def start(self) -> None:
@@ -102,7 +102,7 @@ class FileLink:
         return 0 if self._window.done else None
 
     def others(self) -> int | None:
-        """See `Link.others`: retries are in the same file, and are not late."""
+        """See `Link.others`: of no interest here, because retries are in the same file, and are not late."""
         return None
 
     def ask_output_depth(self) -> None:
@@ -115,7 +115,7 @@ class FileLink:
         """See `Link.close`."""
 
     def pump(self) -> None:
-        """Deliver what there is, soon: after all present events."""
+        """Deliver the available lines soon: after all events that are waiting now."""
         if not self._pumps:
             self._pumps = True
             self._loop.call_soon(self._pump)
@@ -149,7 +149,7 @@ class FileLink:
         self.pump()
 
     def _settle(self, tag: int, line: Line) -> None:
-        if line.tag == tag:  # otherwise it is to be computed again
+        if line.tag == tag:  # otherwise it will be computed again
             self._window.settle(line)
 
     def _confirm(self) -> None:

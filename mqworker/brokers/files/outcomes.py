@@ -1,7 +1,7 @@
-"""What a publication means for the line that it settles: a result of it, its dead letter, or another attempt.
+"""What a publication means for its line: a result, a dead letter, or another attempt.
 
-Pure but for `failed`, which it calls for each dead letter; used by the link. What a line cannot have (a result with a
-line break in it, a body that is too long) becomes a dead letter here, and what follows for that line is dropped.
+Pure except for `failed`, which it calls for each dead letter; used by the link. What cannot be a line (a result with a
+line break in it, a body that is too long) becomes a dead letter here, and further results of that line are dropped.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class LineOutcomes:
         return False
 
     def too_long(self, line: Line, most: int) -> None:
-        """Settle a line of more than this many bytes."""
+        """Settle a line that has more than `most` bytes, with a dead letter."""
         message = f"the line has {line.length:,} bytes; max_body allows {most:,}"
         self._kill(line, *letter_for(line, Failure("oversized", "TooLarge", message)))
         self._window.settle(line)

@@ -1,9 +1,9 @@
 """Reads lines, plain or compressed by gzip, from a file or a pipe.
 
-Runs in a thread of `mqworker map`, because reading may block; its calls come one after the other. Owns the reading of
-one open file. Returns batches of whole lines, and remembers the SHA-256 of everything before each, by which a later run
-recognises the input. A line above the limit is passed over without being held in memory. Raises InputFault, one
-sentence, or OSError.
+Runs in a thread of `mqworker map`, because reading may block; it is called by one thread at a time. Owns the position
+in one open file. Returns batches of whole lines, each with the SHA-256 of everything before it, by which a later run
+recognises the input. A line above the limit is skipped without being held in memory. Raises InputFault, one sentence,
+or OSError.
 """
 
 import os
@@ -16,21 +16,21 @@ _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class InputFault(Exception):  # noqa: N818 - it names what the input has
-    """The input cannot be read further, or is not the one that it was: one sentence."""
+class InputFault(Exception):  # noqa: N818 - the name says what the input has
+    """The input cannot be read further, or is not the one that the earlier run read; one sentence."""
 
 
 class Digest(Protocol):
     """A running SHA-256."""
 
     def copy(self) -> Self:
-        """Return one that goes on by itself."""
+        """Return an independent copy."""
 
     def update(self, data: bytes, /) -> None:
-        """Go on."""
+        """Add these bytes."""
 
     def hexdigest(self) -> str:
-        """Return what it is now."""
+        """Return the digest of all bytes so far."""
 
 
 class LineBatch(NamedTuple):
@@ -42,28 +42,28 @@ class LineBatch(NamedTuple):
     size: int  # bytes, with the newlines; the very last line may have none
     before: Digest  # of everything before it
     after: Digest  # of everything up to its end
-    position: int  # how far the file itself has been read
-    too_long: int = 0  # bytes of its only line, which is above the limit and therefore empty here
+    position: int  # how many bytes of the file itself have been read
+    too_long: int = 0  # bytes of its only line, if that is above the limit and therefore empty here
 
 
 class LineReader:
-    """See the module head. `fd` stays the caller's; `most`: bytes of a line."""
+    """See the module head. `fd` still belongs to the caller. `most`: the limit for a line, in bytes."""
 
     def __init__(self, fd: int, most: int) -> None:
         self._file = _File(fd)
         self._source: _File | _Gzip = self._file
         self._most = most
         self._begun = False
-        self._line = 1  # the number of the next one
+        self._line = 1  # the number of the next line
         self._offset = 0  # where that begins
-        self._digest: Digest = sha256()  # of everything before it, or with what was passed over of it
-        self._rest = b""  # of what was read, behind the last newline
-        self._ahead = b""  # read, and not looked at yet
-        self._passed = 0  # bytes that were passed over of a line that is too long ...
-        self._before: Digest = self._digest  # ... and what came before that
+        self._digest: Digest = sha256()  # of everything before it, and of the skipped part of it
+        self._rest = b""  # what was read after the last newline
+        self._ahead = b""  # read, but not examined yet
+        self._passed = 0  # skipped bytes of a line that is too long ...
+        self._before: Digest = self._digest  # ... and the digest of everything before that line
 
     def skip(self, line: int, offset: int, digest: str) -> None:
-        """Go to where an earlier run was: `line` lines, `offset` bytes; InputFault if those are other bytes now."""
+        """Skip what an earlier run has read (`line` lines, `offset` bytes); InputFault if these bytes have changed."""
         while self._offset < offset:
             data = self._read(offset - self._offset)
             if not data:
@@ -71,7 +71,7 @@ class LineReader:
             self._digest.update(data)
             self._offset += len(data)
         if (self._offset, self._digest.hexdigest()) != (offset, digest):
-            raise InputFault(f"it is not the input of that run: its first {offset:,} bytes are others")
+            raise InputFault(f"it is not the input of that run: its first {offset:,} bytes are different")
         self._line = line + 1
 
     def read(self) -> LineBatch | None:
@@ -132,11 +132,11 @@ class LineReader:
 
 
 class _File:
-    """The file itself; it may be a pipe, which gives what it has."""
+    """The file itself; it may be a pipe, which returns what it has."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._head = b""  # read, and not given out yet
+        self._head = b""  # read, but not returned yet
         self.position = 0
 
     def begins_with(self, mark: bytes) -> bool:
@@ -162,9 +162,9 @@ class _Gzip:
     def __init__(self, file: _File) -> None:
         self._file = file
         self._data = b""  # compressed
-        self._given = 0  # bytes, decompressed
+        self._given = 0  # decompressed bytes that were returned
         self._member = zlib.decompressobj(31)
-        self._within = False  # a member
+        self._within = False  # a member has begun
 
     def read(self, most: int) -> bytes:
         while True:
@@ -174,7 +174,7 @@ class _Gzip:
                 return data
 
     def _next(self, most: int) -> bytes | None:
-        """Return what comes next; None: not known yet."""
+        """Return the next decompressed bytes; None if there are none yet."""
         ended = False
         if not self._data:
             self._data = self._file.read(BLOCK)
@@ -187,10 +187,10 @@ class _Gzip:
         try:
             found = self._member.decompress(self._data, most)
         except zlib.error as error:
-            raise InputFault(f"its gzip data are damaged behind byte {self._given:,} of the text ({error})") from None
+            raise InputFault(f"its gzip data are damaged after byte {self._given:,} of the text ({error})") from None
         self._data = self._member.unconsumed_tail
         if self._member.eof:
             self._data, self._within = self._member.unused_data, False
         elif ended and not found:
-            raise InputFault(f"its gzip data are cut off behind byte {self._given:,} of the text")
+            raise InputFault(f"its gzip data are cut off after byte {self._given:,} of the text")
         return found or None

@@ -1,9 +1,9 @@
 """Which lines are out, which are settled, and what may be written: all results, in the order of the lines.
 
-Pure: no clock, no I/O. Lines come in batches and are taken one by one; each is settled when it may be, and comes back
-before that if it has to be computed again. `portion` returns what has become ready since its last call: the results and
-dead letters of all lines before the first unsettled one. How much there is counts from the last portion that is stored;
-so there is a bound for results that wait for a line that takes long, and for those that wait for the disk.
+Pure: no clock, no I/O. Lines are added in batches and taken one by one; each is settled in the end, and may be given
+back before that to be computed again. `portion` returns what has become ready since its last call: the results and dead
+letters of all lines before the first unsettled one. Lines and bytes count toward the limits until their portion is
+stored; so the limits also cover results that wait for a slow line, and those that wait for the disk.
 """
 
 import heapq
@@ -14,7 +14,7 @@ from mqworker.brokers.files.reader import LineBatch
 
 MOST_LINES = 100_000  # lines that are not stored yet, at most
 MOST_BYTES = 256 << 20  # bytes of those lines and their results, at most
-AHEAD = 2_000  # lines that should be there to be taken
+AHEAD = 2_000  # lines that should be ready to be taken
 
 
 class Line:
@@ -27,24 +27,24 @@ class Line:
         self.offset = offset  # in the input, decompressed
         self.body = body  # empty if it is too long
         self.size = size  # bytes in the input, with the newline
-        self.length = length  # bytes, without
+        self.length = length  # bytes in the input, without the newline
         self.properties = b""  # of the message, for a further attempt
-        self.tag = 0  # of the delivery that counts for it; 0: none does
+        self.tag = 0  # of the delivery that may settle it; 0: none
         self.results: list[bytes] = []
         self.dead = b""  # its dead letter
         self.settled = False
 
     @property
     def weight(self) -> int:
-        """Bytes that it takes, with what was made of it."""
+        """Bytes that the line and its results take."""
         return len(self.body) + len(self.dead) + sum(map(len, self.results))
 
 
 class Extent(NamedTuple):
     """How far the input is done."""
 
-    line: int = 0  # so many lines
-    offset: int = 0  # so many bytes, decompressed
+    line: int = 0  # this many lines
+    offset: int = 0  # this many bytes, decompressed
     digest: str = ""  # of those bytes; "": there are none
 
 
@@ -53,7 +53,7 @@ class Portion(NamedTuple):
 
     results: list[bytes]
     dead: list[bytes]
-    place: Extent  # behind the last of its lines
+    place: Extent  # after the last of its lines
     lines: int
     weight: int
 
@@ -62,28 +62,28 @@ class Window:
     """See the module head. `begin`: what is stored already."""
 
     def __init__(self, begin: Extent, most_lines: int = MOST_LINES, most_bytes: int = MOST_BYTES) -> None:
-        self.ended = False  # no batch will come any more
+        self.ended = False  # no further batch will come
         self.line = begin.line  # lines that are settled, without a gap
         self.behind = 0  # settled lines that wait for others
         self._digest = begin.digest  # of everything before the first batch
-        self._position = 0  # the same offset, in the file itself
-        self._batches: deque[LineBatch] = deque()  # those that are not wholly settled
-        self._passed = 0  # lines of the first of them that are
-        self._unread: deque[LineBatch] = deque()  # batches that are not wholly taken
+        self._position = 0  # the corresponding offset in the file itself
+        self._batches: deque[LineBatch] = deque()  # batches whose lines are not all settled
+        self._passed = 0  # settled lines of the first of them
+        self._unread: deque[LineBatch] = deque()  # batches whose lines are not all taken
         self._next = 0  # the place of the next line in the first of them
         self._at = begin.offset  # where that line begins
-        self._fresh = 0  # lines that were not taken
+        self._fresh = 0  # lines that have not been taken
         self._open: deque[Line] = deque()  # taken, from the first unsettled one on
         self._back: list[tuple[int, Line]] = []  # heap of those to be taken again
         self._ready: list[Line] = []  # settled, for the next portion
         self._most_lines, self._most_bytes = most_lines, most_bytes
-        self._lines = self._bytes = 0  # taken, and not stored
+        self._lines = self._bytes = 0  # taken, but not stored
 
     # --- lines in
 
     @property
     def wants(self) -> bool:
-        """Whether another batch should come."""
+        """Whether another batch should be added."""
         return not self.ended and self._fresh < AHEAD and self._room()
 
     def add(self, batch: LineBatch) -> None:
@@ -104,7 +104,7 @@ class Window:
         return None
 
     def back(self, line: Line) -> None:
-        """Let a line be taken again, before all others."""
+        """Give a line back, to be taken again before all others."""
         heapq.heappush(self._back, (line.number, line))
 
     # --- lines out
@@ -154,7 +154,7 @@ class Window:
 
     @property
     def position(self) -> int:
-        """How far the file itself is done, about."""
+        """About how many bytes of the file itself are done."""
         if not self._batches:
             return self._position
         first = self._batches[0]

@@ -1,18 +1,18 @@
-"""RabbitMQ by AMQP 0-9-1: the only place that imports pika.
+"""RabbitMQ over AMQP 0-9-1: the only package that imports pika.
 
     fast_frames, loop_adapter, answer_clock, amqp_connection   one connection, on an asyncio loop
     channel                                      awaitable requests
-    reconnector                                  a connection that is kept
-    queues, exchanges, topology                  what must exist, what others made of it, and the whole of a stage
-    upkeep, anchor                               what keeps queues from being deleted
-    arrivals, consumer_channel, epoch, standby, consuming   the consuming role of a Link: one epoch, when it may begin,
+    reconnector                                  a connection that is opened again whenever it ends
+    queues, exchanges, topology                  what must exist, what others declared, and all that a stage needs
+    upkeep, anchor                               keep queues from being deleted
+    arrivals, consumer_channel, epoch, standby, consuming   the consuming role of a Link: an epoch, when one may begin,
                                                  and one after the other
     ordered_channel, sole_consumer               the same for an ordered stage, which consumes alone
-    result_route, destinations, sender, publishing   its publishing role: where to, one channel, and one after the other
-    parts                                        several results of an ordered stage, one after the other
-    topology_recovery, link                      the Link, and what makes again what it needs
-    exclusive_lock                               what one connection has to itself
-    queue_depth                                  how much a queue holds
+    result_route, destinations, sender, publishing   its publishing role: destinations, a channel, one after the other
+    parts                                        publishes several results of an ordered stage one by one
+    topology_recovery, link                      the Link, and what restores the queues and exchanges that it needs
+    exclusive_lock                               a lock that one connection holds
+    queue_depth                                  how many messages a queue holds
     confirmed_prefix, outlet                     the Outlet of a source
     shared_connection, placer, taker, admin      the Admin
 

@@ -1,6 +1,6 @@
-"""Where a RabbitMQ is and how to log in: converts URLs to pika's parameters, and errors to sentences.
+"""Where RabbitMQ is and how to log in: converts URLs to pika's parameters, and errors to sentences.
 
-Pure. No text that is returned here contains a password.
+Pure. No returned text contains a password.
 """
 
 import ssl
@@ -53,9 +53,9 @@ def explain(error: BaseException, url: str) -> str:
 
 def _explain_tls(error: ssl.SSLError, broker: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        problem = f"{broker} shows a TLS certificate that is not accepted ({error.verify_message})"
+        problem = f"{broker} has a TLS certificate that is not accepted ({error.verify_message})"
         return f"{problem}: correct the host in broker.url, or broker.tls.ca"
-    return f"{broker} and we do not agree on TLS ({error}): see [broker.tls]"
+    return f"the TLS handshake with {broker} failed ({error}): see [broker.tls]"
 
 
 def refused(error: BaseException) -> bool:

@@ -1,16 +1,17 @@
 """One-off requests to RabbitMQ.
 
 Runs on the loop of the broker admin process. Each request has channels of its own on a shared connection, and ends by
-its deadline; the messages that it left unacknowledged go back to their queue when its channels close.
+its deadline; messages that it has not acknowledged go back to their queue when its channels close.
 
-AMQP has no way to look at messages, so `peek` takes and returns them: by a consumer, or one by one where a consumer of
-ours would cost or disturb somebody (`taker.sight`), and where none behind the last one may be touched; `look` says how,
-and what becomes of the order. A classic queue puts them back in their places and only marks them redelivered. A quorum
-queue counts each time, and drops or dead-letters a message beyond its `x-delivery-limit`. The queues that we make have
-no limit, but one that others made may have, and on RabbitMQ 4 one that was made on RabbitMQ 3 has: 20. So a message
-that is half way to its queue's limit is put back as a new one: a copy is confirmed before the message is acknowledged.
-That is done after each portion of a look, however it ends, so a request about such a queue stops looking while there
-is time for it. A message whose copy is refused just goes back. (A limit that a policy sets cannot be seen over AMQP.)
+AMQP has no way to look at messages, so `peek` takes and returns them: with a consumer, or one by one where a consumer
+would do harm (`taker.sight`) or where no message after the last one may be touched. `look` explains how this is done,
+and what happens to the order. A classic queue puts the messages back in their places and only marks them redelivered. A
+quorum queue counts each delivery, and drops or dead-letters a message beyond its `x-delivery-limit`. The queues that we
+make have no limit, but a queue that others made may have one, and on RabbitMQ 4 a queue that was made on RabbitMQ 3 has
+a limit of 20. So a message that is half way to its queue's limit is put back as a new one: a copy is confirmed before
+the message is acknowledged. This is done after each portion of a look, however it ends, so a request about such a
+queue stops looking while there is time for it. A message whose copy is refused simply goes back. (A limit that is set
+by a policy is not visible over AMQP.)
 """
 
 import asyncio
@@ -58,9 +59,9 @@ class RabbitAdmin:
     """`mqworker.brokers.base.Admin` on RabbitMQ."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Nothing is connected yet."""
+        """Does not connect yet."""
         self._largest = config.max_message_size
-        self._limited: set[str] = set()  # queues that were looked at, and limit deliveries
+        self._limited: set[str] = set()  # queues that a look has found to limit deliveries
         self._shared = SharedConnection(config, "mqworker admin")
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
@@ -72,7 +73,7 @@ class RabbitAdmin:
         return QueueInfo(name, int(status.message_count), int(status.consumer_count), name in self._limited)
 
     async def delayed(self, name: str, deadline: float) -> int:
-        """See `Admin.delayed`; AMQP lists no queues, so every possible delay is asked for."""
+        """See `Admin.delayed`; AMQP cannot list queues, so this asks for every possible delay."""
         async with self._shared.request(deadline) as connection:
             found = [await queue_status(connection, delay_queue(name, 1 << power)) for power in range(RUNGS)]
         return sum(int(status.message_count) for status in found if status)
@@ -86,7 +87,7 @@ class RabbitAdmin:
     async def delete(self, name: str, deadline: float) -> int:
         """See `Admin.delete`."""
         async with self._shared.request(deadline) as connection:
-            await _must_exist(connection, name)  # for RabbitMQ, deleting a missing queue is not an error
+            await _must_exist(connection, name)  # RabbitMQ does not refuse to delete a missing queue
             return int((await attempt(connection, "queue_delete", queue=name)).message_count)
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
@@ -103,7 +104,7 @@ class RabbitAdmin:
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """See `Admin.call`; the reply queue is exclusive and ends with the request."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + deadline - 0.01  # a missing reply is not the connection's fault
+        until = loop.time() + deadline - 0.01  # so that a missing reply does not count as a fault of the connection
         async with (
             self._shared.request(deadline) as connection,
             _channel(connection) as channel,
@@ -169,7 +170,7 @@ class RabbitAdmin:
         moving: Moving | None = None,
         fetched: Fetched | None = None,
     ) -> int:
-        """See `Admin.move`; `fetched` as of `peek`."""
+        """See `Admin.move`; `fetched` as for `peek`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline
         async with self._shared.request(deadline) as connection:
             seen = await sight(connection, queue)
@@ -183,16 +184,16 @@ class RabbitAdmin:
                     try:
                         async with asyncio.timeout_at(None if seen.limit is None else until):
                             await look.portion()
-                    except Exception as error:  # noqa: BLE001 - whatever it is, what was taken has to be put back first
+                    except Exception as error:  # noqa: BLE001 - after any error, what was taken must be put back first
                         failure = error
                     if failure is not None and channel.usable:
                         await look.finish()
                     if taker.worn and connection.usable:
-                        async with self._placing(connection) as another:  # the first may wait for what does not answer
+                        async with self._placing(connection) as another:  # the first may be waiting for a silent queue
                             await taker.renew(another)
                 if channel.usable:
                     await taker.acked()
-                await channel.closed()  # the next request must find all in place: in a quorum queue, a nack moves them
+                await channel.closed()  # all must be back in place for the next request; a nack would move them
                 await look.gone()
                 if failure is not None:
                     raise failure

@@ -9,8 +9,8 @@ is notified, and `closed` receives a `Lost` with the reason. Nothing here reconn
 pika's own asyncio adapter is not used: its time limits cannot bound name lookup, login and TLS together, and it makes
 a system call for each frame.
 
-`AmqpConnection` is as wide as its three neighbours need: five of its methods are asyncio's protocol, three are called
-by pika, and the others are what the roles of a Link use. Its `AnswerClock` knows how long answers take.
+`AmqpConnection` has the methods that its three neighbours need: five are asyncio's protocol, three are called by pika,
+and the others are used by the roles of a Link. Its `AnswerClock` knows how long answers take.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from mqworker.brokers.rabbitmq.answer_clock import AnswerClock
 from mqworker.brokers.rabbitmq.fast_frames import FRAME, HEADER, METHOD, Deliveries
 from mqworker.brokers.rabbitmq.loop_adapter import LoopAdapter
 
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # the Link reports each reason once, as `Lost` carries it
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # the Link reports each reason once, from `Lost`
 
-ANSWER_DEADLINE = 8.0  # seconds that a broker may take to answer a request before its connection is given up
+ANSWER_DEADLINE = 8.0  # seconds that a broker may take to answer a request before its connection is aborted
 READ_SIZE = 1 << 18  # bytes that are read at once, at most
 FRAME_SLACK = 1 << 17  # bytes of a frame that are always accepted, before the size is negotiated
 
 
-class Lost(Exception):  # noqa: N818 - what is lost is a connection or a channel, not a mistake
+class Lost(Exception):  # noqa: N818 - the name says what happened to a connection or channel
     """A connection or channel ended; `code` is the broker's reply code, 0 when the broker gave none."""
 
     def __init__(self, text: str, code: int = 0) -> None:
@@ -48,7 +48,7 @@ class AnswerOverdue(Lost):
 
 
 class RawProperties:
-    """Stands in for pika's BasicProperties: the block as it is on the wire."""
+    """Replaces pika's BasicProperties: the block as it is on the wire."""
 
     __slots__ = ("block",)
     INDEX = pika.spec.BasicProperties.INDEX
@@ -104,7 +104,7 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
 
     @property
     def usable(self) -> bool:
-        """Whether requests can be made now."""
+        """Whether requests can be sent now."""
         return bool(self.is_open) and self._writable
 
     @property
@@ -140,12 +140,12 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
             self.abort(AnswerOverdue(f"the broker has not answered for {ANSWER_DEADLINE:.0f} s"))
 
     def send_frames(self, frames: bytes) -> None:
-        """Send frames that were encoded elsewhere."""
+        """Send frames that the caller has encoded."""
         self.bytes_sent += len(frames)
         self._adapter_emit_data(frames)
 
     def send_gradually(self, frames: Iterator[bytes]) -> None:
-        """Send frames that are made while they are written."""
+        """Send frames that are made only as they are written."""
         self._emit_gradually(frames)
 
     # -- what asyncio calls
@@ -157,11 +157,11 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
         self._on_stream_connected()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's interface
-        """Return where to put what is read; a new block for each read might come from the kernel, and go back to it."""
+        """Return the buffer to read into: always the same, because allocating one for each read costs system calls."""
         return self._read
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take over what was read."""
+        """Process what was read."""
         self._turn_end.begin()
         try:
             self._received(bytes(self._read[:nbytes]))
@@ -177,7 +177,7 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
             while size - at >= 8 and self._socket is not None and not self._socket.is_closing():
                 kind, channel, length = FRAME.unpack_from(buffer, at)
                 if kind not in {1, 2, 3, 8} or length > max(self.params.frame_max, FRAME_SLACK):
-                    raise Lost("the peer does not speak AMQP 0-9-1")  # noqa: TRY301 - one way out for all errors
+                    raise Lost("the peer does not speak AMQP 0-9-1")  # noqa: TRY301 - all errors take one way out
                 end = at + 8 + length
                 if end > size:
                     break
@@ -188,18 +188,18 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
                 start, at = at, end
                 if taker is None or not taker.takes(kind, buffer, start + 7, end - 1):
                     self._process_frame(_frame(buffer[start:end]))
-        except Exception as error:  # noqa: BLE001 - whatever it is must cost this connection alone
+        except Exception as error:  # noqa: BLE001 - any error must end only this connection
             if not isinstance(error, Lost):
                 self._loop.call_exception_handler({"message": "error in the AMQP connection", "exception": error})
             self._terminate_stream(error if isinstance(error, Lost) else Lost(f"broken frame: {error!r:.200}"))
         self._frame_buffer = buffer[at:]
 
     def pause_writing(self) -> None:
-        """Let a large message wait: the peer is slower than we are."""
+        """Stop writing large messages: the peer reads more slowly than we write."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Go on; a peer that takes what is written has had no time to answer meanwhile."""
+        """Go on writing; a peer that was still reading had no time to answer, so that time does not count."""
         self._paused = False
         if self._before:
             self._answers.caught_up(self._loop.time())
@@ -214,7 +214,7 @@ class AmqpConnection(asyncio.BufferedProtocol, LoopAdapter):
     # -- what pika calls
 
     def _on_connection_close_from_broker(self, method_frame: Any) -> None:
-        # the broker's own reason: pika would replace it by a guess while the connection is still being opened
+        # keep the broker's own reason: pika would replace it by a guess while the connection is being opened
         self._terminate_stream(Lost(str(method_frame.method.reply_text), int(method_frame.method.reply_code)))
 
     def _on_ended(self, _connection: object, error: Exception) -> None:

@@ -2,8 +2,8 @@
 
 Runs on the loop of the Link; made by `consumer_channel`. The broker deletes such a queue, with all its messages, when
 its last consumer leaves. The anchor has a channel of its own and holds at most one message, which returns to its place
-when the anchor is released. It also returns it once a minute, because the broker ends a channel that keeps a message
-unacknowledged for too long. Its channel ends with the connection; then the queue is gone in any case.
+when the anchor is released. The anchor also returns it once a minute, because the broker closes a channel that keeps a
+message unacknowledged for too long. Its channel ends with the connection; then the queue is gone in any case.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Anchor:
         return self
 
     def release(self) -> None:
-        """Stop; the message that is held goes back to its place."""
+        """Stop; the held message goes back to its place."""
         if self._timer is not None:
             self._timer.cancel()
         self._channel.connection.deliveries.pop(self._channel.number, None)
@@ -55,5 +55,5 @@ class Anchor:
 
 
 def unexpected(*_: Any) -> None:
-    """Stand in for pika's callback, which is never called: our own reader of frames takes the deliveries."""
+    """Placeholder for pika's callback, which is never called: our own reader of frames takes the deliveries."""
     raise AssertionError("deliveries are taken before pika sees them")

@@ -1,8 +1,8 @@
-"""How long a broker has had to answer, without the time in which it could not.
+"""How long a broker has had to answer, not counting the time in which it could not.
 
-Pure: requests, blocking and time in, the seconds waited out. Used by the connection, on which the requests are made. A
-broker that blocks the connection (an alarm) reads nothing from it; one that is still taking what was written has not
-seen yet what comes behind that. So the time of a request begins again when the one or the other ends.
+Pure: takes requests, blocking and time, returns the seconds waited. Used by the connection on which the requests are
+made. A broker that blocks the connection (an alarm) reads nothing from it, and one that is still reading what was
+written has not seen later requests yet. So the time of a request starts again when either state ends.
 """
 
 from typing import Generic, TypeVar
@@ -16,7 +16,7 @@ class AnswerClock(Generic[Request]):
     def __init__(self) -> None:
         self.blocked = False
         self._read_from = 0.0  # since when the broker has been reading from us
-        self.open: dict[Request, float] = {}  # requests without an answer -> when they were made, in that order
+        self.open: dict[Request, float] = {}  # requests without an answer -> when they were made; oldest first
 
     def ask(self, request: Request, now: float) -> None:
         """Note that a request is made."""
@@ -32,11 +32,11 @@ class AnswerClock(Generic[Request]):
         self._read_from = now
 
     def caught_up(self, now: float) -> None:
-        """Note that the broker has taken what it was sent."""
+        """Note that the broker has read what was sent to it."""
         self._read_from = now
 
     def waited(self, since: float, now: float) -> float:
-        """Return for how many of the seconds since then the broker could have answered."""
+        """Return for how many seconds since `since` the broker could have answered."""
         return 0.0 if self.blocked else now - max(since, self._read_from)
 
     def longest(self, now: float) -> float:

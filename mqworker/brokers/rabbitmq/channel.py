@@ -2,7 +2,7 @@
 
 Runs on the loop of its connection. Owns the pika channel: every request in progress gets its answer, or `Lost` when the
 channel or its connection ends. `on_lost` is called once at the end, synchronously, so that nothing can happen between
-the end and the call. How long an answer may take is decided by the connection (`AmqpConnection.check_deadlines`).
+the end and the call. The connection decides how long an answer may take (`AmqpConnection.check_deadlines`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 
 
 class Channel:
-    """An open channel; `raw` is pika's. The connection watches over the deadlines of its requests, if `watched`."""
+    """An open channel; `raw` is pika's. If `watched`, the connection checks the deadlines of its requests."""
 
     def __init__(self, connection: AmqpConnection, raw: Any, *, watched: bool = True) -> None:
         self.raw = raw
@@ -26,7 +26,7 @@ class Channel:
         self._watched = watched
         self._waiting: set[asyncio.Future[Any]] = set()
         self._got: asyncio.Future[Any] | None = None
-        self._ended_by = ""  # what the broker said when it closed it
+        self._ended_by = ""  # the broker's reason for closing it
 
     @classmethod
     async def open(cls, connection: AmqpConnection, *, watched: bool = True) -> "Channel":
@@ -54,7 +54,7 @@ class Channel:
 
     @property
     def usable(self) -> bool:
-        """Whether something can be sent now."""
+        """Whether anything can be sent now."""
         return bool(self.raw.is_open)
 
     async def ask(self, method: str, **arguments: Any) -> Any:
@@ -79,17 +79,17 @@ class Channel:
         self.forget_consumer(consumer)
 
     def forget_consumer(self, consumer: str) -> None:
-        """Make pika forget a consumer: it cancels all that it knows before it closes a channel or a connection."""
+        """Make pika forget a consumer: otherwise pika cancels it before it closes the channel or the connection."""
         self.raw._cleanup_consumer_ref(consumer)
 
     async def ping(self) -> None:
-        """Ask for publisher confirms on a channel that has them: changes nothing, shows that the broker is alive."""
+        """Ask for confirms on a channel that has them: this changes nothing, but shows that the broker is alive."""
         await self._rpc(pika.spec.Confirm.Select(), pika.spec.Confirm.SelectOk)
 
     async def get(self, queue: str) -> tuple[Any, bytes, bytes] | None:
         """Fetch one message, unacknowledged: (method, properties, body), or None when the queue is empty."""
         self._check_usable()
-        if self._got is None:  # once: pika keeps every such callback until the queue is empty
+        if self._got is None:  # only once: pika keeps every such callback until the queue is empty
             self.raw.add_callback(self._empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         future = self._got = self._future()
         self.raw.basic_get(queue, lambda _, method, properties, body: _settle(future, (method, properties.block, body)))
@@ -106,12 +106,12 @@ class Channel:
             getter.cancel()
 
     def close(self) -> None:
-        """Close if open, without waiting; unacknowledged messages go back to their queues."""
+        """Close the channel if it is open, without waiting; unacknowledged messages go back to their queues."""
         if self.usable:
             self.raw.close()
 
     async def closed(self) -> None:
-        """Close and wait until the broker has done so: what was unacknowledged is back in its place by then."""
+        """Close and wait for the broker's answer: unacknowledged messages are back in their places by then."""
         if self.raw.is_closed:
             return
         future = self.connection.expect_answer()

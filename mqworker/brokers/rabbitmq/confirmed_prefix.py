@@ -1,11 +1,11 @@
-"""Which of a source's records may be stored, and when: never one that passes an item which is not confirmed.
+"""Which of a source's records may be stored, and when: never one that follows an unconfirmed item.
 
-Pure: what is sent, confirmed and stored, and time, in; the record to store now out. Used by the Outlet.
+Pure: takes what is sent, confirmed and stored, and the time; returns the record to store now. Used by the Outlet.
 """
 
 from collections import deque
 
-EVERY = 500  # items that are confirmed beyond the stored record before the next is stored ...
+EVERY = 500  # items confirmed after the stored record before the next record is stored ...
 AGE = 1.0  # ... or seconds; and at once when nothing is unconfirmed
 
 
@@ -14,13 +14,13 @@ class ConfirmedPrefix:
 
     def __init__(self) -> None:
         self.sent = 0  # the number of the last publication
-        self.confirmed = 0  # up to this one all are
-        self._beyond: set[int] = set()  # confirmed ones that come later
+        self.confirmed = 0  # all publications up to this one are confirmed
+        self._beyond: set[int] = set()  # numbers of later ones that are confirmed
         self._records: deque[tuple[int, int, bytes]] = deque()  # publication, number, content; not stored yet
         self._made = 0  # the number of the last record
-        self._storing: tuple[int, int, bytes] | None = None  # the one on its way; number 0: it was stored before
-        self._last: bytes | None = None  # what is stored
-        self._stored = 0  # the publication whose record is stored
+        self._storing: tuple[int, int, bytes] | None = None  # the record being stored; number 0: it was stored before
+        self._last: bytes | None = None  # the stored record
+        self._stored = 0  # the publication to which the stored record belongs
         self._stored_at = 0.0
 
     def send(self, record: bytes | None) -> int:
@@ -31,7 +31,7 @@ class ConfirmedPrefix:
         return self.sent
 
     def mark(self, record: bytes) -> None:
-        """Note a record that may be stored once all publications so far are confirmed, instead of one before it."""
+        """Note a record that may be stored, in place of an earlier one, once all publications so far are confirmed."""
         self._made += 1
         if self._records and self._records[-1][0] == self.sent:
             self._records.pop()
@@ -45,7 +45,7 @@ class ConfirmedPrefix:
             self._beyond.remove(self.confirmed)
 
     def due(self, now: float) -> bytes | None:
-        """Return the record to store now, if there is one: the newest; counts as being stored from then on."""
+        """Return the newest record that may be stored now, if any; from then on it counts as being stored."""
         if self._storing is not None or not self._records or self._records[0][0] > self.confirmed:
             return None
         last = self.confirmed == self.sent
@@ -57,18 +57,18 @@ class ConfirmedPrefix:
         return record
 
     def found(self, record: bytes) -> None:
-        """Note what an earlier life has stored."""
+        """Note the record that an earlier life has stored."""
         self._last = record
 
     def again(self) -> bytes | None:
-        """Return what is stored, to store it again; None if there is nothing, or a newer one is on its way."""
+        """Return the stored record, to store it again; None if there is none, or a newer one is being stored."""
         if self._storing is not None or self._last is None:
             return None
         self._storing = self._stored, 0, self._last
         return self._last
 
     def stored(self, now: float) -> int:
-        """Note that the record on its way is stored; returns its number, 0 if it was stored before."""
+        """Note that the record being stored is stored now; returns its number, 0 if it was stored before."""
         assert self._storing is not None
         self._stored, number, self._last = self._storing
         self._storing, self._stored_at = None, now

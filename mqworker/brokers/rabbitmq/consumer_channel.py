@@ -1,4 +1,4 @@
-"""One epoch of consuming: a channel, at most one consumer on it, and the deliveries that are not settled.
+"""One epoch of consuming: a channel, at most one consumer on it, and the unsettled deliveries.
 
 Runs on the loop of the Link; made by `consuming` for each epoch. It receives acks and the wanted prefetch, and passes
 deliveries to the Sink until it is stopped.
@@ -8,10 +8,10 @@ limit of a tag is the wanted prefetch minus the unsettled deliveries (there is n
 never exceeds the larger of the old and the new value; a tag is replaced by one with a larger limit once enough has
 settled to make that worthwhile. There is never more than one tag, because two on one quorum queue would mix its order.
 
-When a tag is cancelled, a quorum queue takes back the messages on their way to it and delivers them again behind the
-backlog. So on a quorum queue the prefetch with which the channel begins to consume stays until the channel ends; only
-holding back (0) cancels the tag. It is the same on an auto-delete queue, which also has an anchor while our tag is
-away, because the broker would delete it with all its messages.
+When a tag is cancelled, a quorum queue takes back the messages that are on their way to it, and delivers them again
+after the backlog. So on a quorum queue the prefetch with which the channel begins to consume stays until the channel
+ends; only holding back (0) cancels the tag. The same holds for an auto-delete queue, which also has an anchor while our
+tag is gone, because the broker would delete it with all its messages.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.fast_frames import Deliveries
 from mqworker.brokers.rabbitmq.queues import Found
 
-SILENCE = 0.2  # seconds without an ack, after which an epoch is ended
+SILENCE = 0.2  # seconds without an ack before an epoch is ended
 WORTHWHILE = 1.25  # a tag is replaced when the new limit is at least this many times larger
 
 
@@ -33,9 +33,9 @@ class ConsumerChannel:
     def __init__(
         self, channel: Channel, epoch: int, queue: str, deliver: Callable[[Delivery], None], found: Found
     ) -> None:
-        """`deliver` receives each delivery; `found` says what the queue is."""
+        """`deliver` receives each delivery; `found` describes the queue."""
         self.channel = channel
-        self.fixed_prefetch = 0  # in use, where it must not change
+        self.fixed_prefetch = 0  # the prefetch in use, where it must not change
         self._queue = queue
         self.auto_delete = found.auto_delete
         self._keeps_prefetch = found.queue_type == "quorum" or self.auto_delete
@@ -44,7 +44,7 @@ class ConsumerChannel:
         self._unsettled: set[int] = set()  # delivery tags; they are consecutive
         self._first = 1  # no unsettled tag is below this one
         self._tag = ""  # our consumer's name
-        self._tags = 0  # how many there were
+        self._tags = 0  # how many consumers there were
         self._limit = 0  # its prefetch; 0 while there is no consumer
         self._changed = asyncio.Event()
         self._stopped = False
@@ -65,7 +65,7 @@ class ConsumerChannel:
         return self._limit > 0
 
     def want(self, prefetch: int, fixed: int) -> None:
-        """Use this prefetch from now on; where it must not change, use the first `fixed` that is given, and keep it."""
+        """Use this prefetch from now on; where it must not change, use and keep the first `fixed` that is given."""
         if self._stopped:
             return
         if self._keeps_prefetch and prefetch and fixed:
@@ -77,13 +77,13 @@ class ConsumerChannel:
             self._changed.set()
 
     def ack(self, tag: int, *, multiple: bool) -> bool:
-        """Ack at the broker; return False, without acking, for a settled tag: the broker would close the channel."""
+        """Ack at the broker. For a settled tag, return False without acking: the broker would close the channel."""
         unsettled = self._unsettled
         if not self.channel.usable or not (multiple or tag in unsettled):
             return False
         if multiple:
             settled: Collection[int] = range(self._first, tag + 1)
-            if len(settled) > 2 * len(unsettled):  # behind a gap, most of them were acked singly
+            if len(settled) > 2 * len(unsettled):  # after a gap, most of them have been acked singly
                 settled = [each for each in unsettled if each <= tag]
             unsettled.difference_update(settled)
             self._first = max(self._first, tag + 1)
@@ -104,7 +104,7 @@ class ConsumerChannel:
         self._settled()
 
     async def keep_consumer(self, changed: Callable[[], None]) -> None:
-        """Keep the consumer as wanted; calls `changed` after each adjustment, raises Lost when the channel ends."""
+        """Adjust the consumer as wanted; calls `changed` after each adjustment, raises Lost when the channel ends."""
         while True:
             self._changed.clear()
             await self._replace_consumer()
@@ -119,11 +119,12 @@ class ConsumerChannel:
     async def end(self) -> None:
         """Close the channel without cancelling the consumer, once the queue has taken all acks; raises Lost.
 
-        A channel passes 33 acks on to a quorum queue until the disk has the first, and forgets the others if it is
-        closed meanwhile. An answer shows that it has read all; after that nobody tells, so they get SILENCE.
+        A channel passes on 33 acks to a quorum queue until the first is on disk, and loses the others if it is closed
+        before that. An answer shows that the channel has read all acks; nothing shows when the queue has them, so they
+        get SILENCE.
         """
         left = -1
-        while left != (left := len(self._unsettled)):  # else an ack has gone out since
+        while left != (left := len(self._unsettled)):  # an ack was sent in the meantime
             await self.channel.ask("basic_qos", prefetch_count=1)
             await asyncio.sleep(SILENCE)
         self.channel.forget_consumer(self._tag)
@@ -160,12 +161,12 @@ class ConsumerChannel:
             self._anchor = None
 
     def _worthwhile(self) -> bool:
-        """Whether a new consumer's limit would be larger by enough to replace the present one."""
+        """Whether a new consumer's limit would be large enough to replace the present consumer."""
         possible = self._prefetch - len(self._unsettled)
         return self._limit < self._prefetch and possible >= min(self._prefetch, WORTHWHILE * self._limit)
 
     def _settled(self) -> None:
-        """Check whether there can be a consumer, or one with a larger limit; cheap, because it runs for every ack."""
+        """Check whether a consumer, or one with a larger limit, is possible; cheap, because it runs for every ack."""
         if self._limit == self._prefetch:
             return
         if self._worthwhile() if self._limit else len(self._unsettled) < self._prefetch:

@@ -1,13 +1,13 @@
-"""The consuming side of a Link: one epoch after the other.
+"""The consuming side of a Link: one epoch after another.
 
 Runs on the loop of the Link, as the role of the consuming connection. Owns the epoch, a number that grows with every
 new channel, because a delivery tag means nothing on another channel. It sends deliveries and `consuming_lost` to the
 Sink; it receives acks, and drops (and counts) those of an old epoch or of a tag that is already settled. A channel that
 ends (an acknowledgement timeout, a deleted queue) ends its epoch and is replaced, with growing delays.
 
-An epoch that `end_epoch` ends is no loss: its channel is closed, and the next one is opened when it is wanted, without
-a delay. Until then this role rests, and counts as ready. When an epoch may begin is decided by `standby`; what happens
-from its begin to its end is in `epoch`.
+An epoch that `end_epoch` ends does not count as lost: its channel is closed, and the next one is opened when it is
+wanted, without a delay. Until then this role rests, and counts as ready. `standby` decides when an epoch may begin;
+`epoch` has what happens from its beginning to its end.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from mqworker.brokers.rabbitmq.standby import Standby
 class ConsumingState(NamedTuple):
     """This side's part of the LinkState."""
 
-    ready: bool  # there is a channel, or there need not be one, and everything that it needs exists
+    ready: bool  # there is a channel, or none is wanted, and everything that it needs exists
     consuming: bool  # our consumer exists at the broker
     resting: bool  # there is no epoch because none is wanted
     waits: str  # for which other consumer an ordered stage waits; "" for none
@@ -52,10 +52,10 @@ class Consuming:
         *,
         ordered: bool = False,
     ) -> None:
-        """`prepare` is awaited before each channel and returns what the queue is; `upkeep` is awaited with each ping.
+        """`prepare` is awaited before each channel and describes the queue; `upkeep` is awaited with each ping.
 
-        `arrivals` are told of each exchange; `report` is called with a sentence on what is missing now, "" for nothing;
-        `changed` when our consumer may have appeared or gone.
+        `arrivals` receives each exchange; `report` is called with a sentence on what is missing now, "" for nothing;
+        `changed` is called when our consumer may have appeared or disappeared.
         """
         self._queue = queue
         self._sink = sink
@@ -76,7 +76,7 @@ class Consuming:
 
     @property
     def state(self) -> ConsumingState:
-        """How it is now."""
+        """The present state."""
         standby, consumer = self._standby, None if self._current is None else self._current.consumer
         active = isinstance(consumer, OrderedChannel) and consumer.active
         return ConsumingState(
@@ -97,7 +97,7 @@ class Consuming:
             self._current.consumer.want(prefetch, fixed)
 
     def end_epoch(self) -> None:
-        """End the epoch, at rest; see `Link.end_epoch`."""
+        """End the epoch of a stage at rest; see `Link.end_epoch`."""
         current = self._current
         if current is not None and current.consumer.auto_delete:
             return
@@ -126,7 +126,7 @@ class Consuming:
     # -- what the connection calls
 
     async def serve(self, connection: AmqpConnection) -> None:
-        """Consume on one channel after the other until the connection ends."""
+        """Consume on one channel after another until the connection ends."""
         self.connection = connection
         loop, failures = asyncio.get_running_loop(), 0
         while True:
@@ -167,7 +167,7 @@ class Consuming:
         """Do nothing: this role has no deadlines of its own."""
 
     def lost(self, reason: str) -> None:
-        """End the epoch: the connection has ended."""
+        """End the epoch, because the connection has ended."""
         self.connection = None
         self.depth = self.others = None
         self._standby.lost()
@@ -181,7 +181,7 @@ class Consuming:
         consumer = self._kind(channel, self.epoch, self._queue, self._deliver, found)
         current = self._current = Epoch(consumer, self._over)
         self._standby.begun()
-        if not self._standby.wanted:  # since the channel was asked for
+        if not self._standby.wanted:  # not any more, since the channel was requested
             current.end()
         consumer.want(*self._wanted)
         self._report("")
@@ -197,7 +197,7 @@ class Consuming:
             self._current.lose(Lost(reason))
 
     def _over(self, lost: Lost | None) -> None:
-        """Handle the end of the epoch: in order if `lost` is None."""
+        """Handle the end of the epoch; it ended in order if `lost` is None."""
         self._current = None
         if lost is not None:
             self._report(f"consuming stopped: {lost}")

@@ -1,8 +1,8 @@
 """Where publications go on RabbitMQ, what must exist before they are sent, and which destinations do not answer.
 
-Runs on the loop of the Link, for the publishing side. A broker reports "no such exchange" by closing the channel, at
-the cost of everything in progress on it. So an exchange is looked up, and a delay queue declared, before the first
-publication that needs it goes out; publications wait for that in order (`Preparation`). A destination that did not
+Runs on the loop of the Link, for the publishing side. A broker reports "no such exchange" by closing the channel, and
+everything in progress on it is lost. So an exchange is looked up, and a delay queue declared, before the first
+publication that needs it is sent; publications wait for that in order (`Preparation`). A destination that did not
 answer is tried again after a wait, which doubles each time (`SilentDestinations`).
 """
 
@@ -44,7 +44,7 @@ def destination(input_queue: str, publication: Publication) -> Destination:
 
 
 class SilentDestinations:
-    """Destinations that did not answer: when each is tried again, and how long to wait after that."""
+    """Destinations that did not answer: when each is tried again, and how long the next wait is."""
 
     def __init__(self) -> None:
         self.entries: dict[Destination, tuple[float, float]] = {}
@@ -54,7 +54,7 @@ class SilentDestinations:
         return where in self.entries and self.entries[where][0] > now
 
     def probe(self, where: Destination, now: float) -> bool:
-        """Return whether one publication should now test if it answers again; meanwhile no other one is sent there."""
+        """Return whether one publication should now test if it answers again; meanwhile no other is sent."""
         if where not in self.entries:
             return False
         wait = self.entries[where][1]
@@ -82,9 +82,9 @@ class Preparation:
         refuse: Callable[[Pending, str], None],
         missing: Callable[[], None],
     ) -> None:
-        """`send` receives each waiting publication once its need exists.
+        """`send` receives each waiting publication once what it needs exists.
 
-        If that fails, `refuse` receives the publication instead; `missing` is called if the need does not exist.
+        If that fails, `refuse` receives the publication instead; `missing` is called if what it needs does not exist.
         """
         self._input = input_queue
         self._send = send
@@ -92,12 +92,12 @@ class Preparation:
         self._missing = missing
         self._waiting: dict[str | int, list[Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._young: dict[int, float] = {}  # delays whose queues were just made, until when (loop time) that counts
+        self._young: dict[int, float] = {}  # delays whose queues are new -> until when they count as new (loop time)
         self.ready: set[str | int] = {"", 0}  # known to exist
 
     @property
     def oldest(self) -> list[float]:
-        """The time since which the oldest publication waits for an answer of the broker, one for each need."""
+        """For each need, the time since which its oldest publication has been waiting for an answer of the broker."""
         return [waiting[0].since for need, waiting in self._waiting.items() if need not in self._young]
 
     def wait_for(self, need: str | int, connection: AmqpConnection, pending: Pending) -> None:
@@ -147,7 +147,7 @@ class Preparation:
                 self._send(replace(pending, since=max(now, pending.since)))
 
     async def _wait_out(self, delay: int) -> None:
-        """Wait while a queue is young: also one that was made for another channel, which has ended meanwhile."""
+        """Wait while a queue is young, even if it was made for another channel, which has ended in the meantime."""
         if delay in self._young:
             await asyncio.sleep(max(0.0, self._young[delay] - asyncio.get_running_loop().time()))
             self._young.pop(delay, None)

@@ -1,9 +1,9 @@
-"""One epoch of consuming, from its channel's opening to its end, which comes once.
+"""One epoch of consuming, from the opening of its channel to its end, which is reported once.
 
-Runs on the loop of the Link; made by `consuming`. Owns the task that keeps the consumer as wanted. An epoch is *lost*
-at once, when its channel or connection ends or the broker cancels the consumer; or it ends *in order*, when it is told
-to: it delivers nothing more, sends its acks, and closes the channel. What happens first counts, and `over` is called
-for it, so that the Sink hears once of each epoch that it is over.
+Runs on the loop of the Link; made by `consuming`. Owns the task that adjusts the consumer. An epoch is *lost* at once
+when its channel or connection ends or the broker cancels the consumer; or it ends *in order* on request: it delivers
+nothing more, sends its acks, and closes the channel. Whichever happens first counts, and `over` is called for it, so
+that the end of each epoch is reported to the Sink once.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ class Epoch:
     """See the module head."""
 
     def __init__(self, consumer: ConsumerChannel, over: Callable[[Lost | None], None]) -> None:
-        """`over` receives why the epoch was lost; None: it has ended in order."""
+        """`over` receives why the epoch was lost, or None if it has ended in order."""
         self.consumer = consumer
         self._on_over = over
         self._ending = asyncio.Event()  # it is over, or has to end
@@ -31,8 +31,8 @@ class Epoch:
     async def run(self, changed: Callable[[], None], release: Callable[[], Awaitable[None]]) -> None:
         """Consume until the epoch is over.
 
-        `changed` is called after each adjustment of the consumer; `release` is awaited in an end in order, and may
-        raise Lost.
+        `changed` is called after each adjustment of the consumer; `release` is awaited when the epoch ends in order,
+        and may raise Lost.
         """
         keeping = asyncio.create_task(self._keep_consumer(changed))
         try:
@@ -67,7 +67,7 @@ class Epoch:
         with contextlib.suppress(Lost):
             await self.consumer.end()
             await release()
-        if not self._over.is_set():  # else the connection was lost meanwhile
+        if not self._over.is_set():  # otherwise the connection was lost in the meantime
             self._be_over(None)
 
     def _be_over(self, lost: Lost | None) -> None:

@@ -1,7 +1,7 @@
-"""Exchanges and bindings on RabbitMQ: looks them up, and makes what is missing if the configuration says how.
+"""Exchanges and bindings on RabbitMQ: looks them up, and makes missing ones if the configuration says how.
 
-Runs on the loop of the Link; `queues` makes the requests. `InputBindings` owns what became of the bindings since the
-connect. Raises `Lost` when something that is needed neither exists nor can be made.
+Runs on the loop of the Link; `queues` makes the requests. `InputBindings` owns the state of the bindings since the
+connection was made. Raises `Lost` when something that is needed neither exists nor can be made.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from mqworker.brokers.rabbitmq.queues import MISMATCH, NOT_FOUND, REFUSED, Diffe
 DELAYING = "x-delayed-message"  # the type of exchange of RabbitMQ's plugin for delayed messages
 CREATES_NOTHING = {
     "alternate-exchange": 0
-}  # compared with what exists, but no exchange can be made with a number there
-PATIENCE = 2.0  # seconds for all bindings of an input, each time they are made again
+}  # is compared with what exists, but no exchange can be made with it, because it must not be a number
+PATIENCE = 2.0  # seconds for all bindings of an input each time they are made again
 
 
 async def ensure_exchange(
     connection: AmqpConnection, exchange: str, configured: str, *, default: str = "", source: bool = False
 ) -> tuple[bool, tuple[str, ...]]:
-    """Ensure that an exchange exists; returns whether it is a delaying one, and warnings.
+    """Ensure that an exchange exists; returns whether it delays messages, and warnings.
 
-    An existing one of any type is used as it is. A missing one is made only if a type is configured, or there is a
-    default: others may be about to declare theirs, and would be refused. `source`: messages come from it.
+    An existing one of any type is used as it is. A missing one is made only if a type is configured or there is a
+    default, because others may be about to declare theirs, and would be refused. `source`: messages come from it.
     """
     kind = configured or default
     arguments: dict[str, Any] = {} if kind else CREATES_NOTHING
@@ -43,7 +43,7 @@ async def ensure_exchange(
         differs = difference(lost)
         if differs is not None:
             return differs.found == DELAYING, tuple(_about_exchange(exchange, configured, differs, source=source))
-        if lost.code not in (REFUSED, MISMATCH):  # of a long name, the broker cuts its answer before the difference
+        if lost.code not in (REFUSED, MISMATCH):  # with a long name, the broker cuts off the difference
             raise
         await _look(connection, exchange, configured)
     return False, ()
@@ -63,7 +63,7 @@ async def _look(connection: AmqpConnection, exchange: str, configured: str) -> N
 
 
 def _about_exchange(exchange: str, configured: str, differs: Difference, *, source: bool) -> Iterator[str]:
-    """Yield what follows from the properties of an exchange that others declared; raises Lost if it is of no use."""
+    """Yield warnings about the properties of an exchange that others declared; raises Lost if it cannot be used."""
     if differs.found == DELAYING and not source:
         yield (
             f"exchange {exchange!r} delays messages and returns them at once: results are published without"
@@ -78,7 +78,7 @@ def _about_exchange(exchange: str, configured: str, differs: Difference, *, sour
 
 
 async def bind(connection: AmqpConnection, queue: str, exchange: str, key: str) -> str:
-    """Bind a queue to an exchange; returns a warning, "" for none, if it must be bound by hand."""
+    """Bind a queue to an exchange; returns a warning if it must be bound by hand, otherwise ""."""
     try:
         await attempt(connection, "queue_bind", queue=queue, exchange=exchange, routing_key=key)
     except Lost as lost:
@@ -103,23 +103,23 @@ async def ensure_bindings(connection: AmqpConnection, topology: Topology) -> tup
 
 
 class InputBindings:
-    """Makes the bindings of an input again, because nobody is told when its exchange was deleted and made without them.
+    """Makes the bindings of an input again: nothing reports that its exchange was deleted and made without them.
 
-    That costs one channel. It is not watched: a broker that is slow to answer must not lose its connection for this.
+    That takes one channel. It is not watched: a slow answer to this must not end the connection.
     """
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._refused: dict[str, str] = {}  # key -> why we may not bind it; it is not tried again
+        self._refused: dict[str, str] = {}  # key -> why we may not bind it, so that it is not tried again
         self._channel: Channel | None = None  # the channel used last; it may be closed
         self.problem = ""  # why the input is not bound as configured
         self.warnings: tuple[str, ...] = ()  # what has to be bound by hand
 
     async def make_again(self, connection: AmqpConnection) -> None:
-        """Bind by each key; raises Lost with the connection."""
+        """Bind by each key; raises Lost when the connection is lost."""
         bindings = self._topology.bindings
         if bindings is None or (self._channel is not None and not self._channel.raw.is_closed):
-            return  # or the last time is still without an answer
+            return  # or the last request still has no answer
         try:
             async with asyncio.timeout(PATIENCE):
                 channel = self._channel = await Channel.open(connection, watched=False)

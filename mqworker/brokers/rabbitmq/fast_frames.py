@@ -1,10 +1,9 @@
 """The two hot paths of AMQP 0-9-1 without pika's objects: publishing a message, and taking a delivery.
 
 Runs on the loop of an AmqpConnection. Everything else (handshake, channels, requests, heartbeats) is left to pika; with
-pika these two are half of what a message costs. A name that is not UTF-8 is delivered with escapes, because it has to
-pass from process to process as text. Of a large body there is never a second copy: its frames are made while they are
-written, and it is put together while they arrive. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class
-basic.
+pika, these two paths would be half of what a message costs. A name that is not UTF-8 is delivered with escapes, because
+it is passed between processes as text. A large body is never copied as a whole: its frames are made as they are
+written, and it is assembled as they arrive. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class basic.
 """
 
 import functools
@@ -17,7 +16,7 @@ METHOD, HEADER, BODY = 1, 2, 3
 FRAME_END = b"\xce"
 _DELIVER = b"\x00\x3c\x00\x3c"
 FRAME = struct.Struct(">BHI")  # kind, channel, size of the payload
-_CONTENT = struct.Struct(">BHIHHQ")  # a header frame as far as the properties: class, weight, size of the body
+_CONTENT = struct.Struct(">BHIHHQ")  # a header frame up to the properties: class, weight, size of the body
 _TAG = struct.Struct(">QB")
 _BASIC = 60
 _AROUND = FRAME.size + len(FRAME_END)
@@ -41,7 +40,7 @@ def _publish_method(channel: int, exchange: str, routing_key: str, mandatory: bo
 def encode_publish(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
 ) -> bytes:
-    """Return all frames of one basic.publish; ValueError when a name is too long."""
+    """Return all frames of one basic.publish; raises ValueError when a name is too long."""
     frames = _head(channel, exchange, routing_key, properties, len(body), mandatory)
     if 0 < len(body) <= frame_max - _AROUND:
         return b"".join((*frames, FRAME.pack(BODY, channel, len(body)), body, FRAME_END))
@@ -51,7 +50,7 @@ def encode_publish(
 def encode_in_pieces(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
 ) -> Iterator[bytes]:
-    """Return the same frames, those of the body some at a time, when they are asked for."""
+    """Return the same frames as an iterator, which makes those of the body some at a time."""
     head = b"".join(_head(channel, exchange, routing_key, properties, len(body), mandatory))
     step = max(1, PIECE // (frame_max - _AROUND)) * (frame_max - _AROUND)
     view = memoryview(body)
@@ -80,21 +79,22 @@ def _body(channel: int, body: Buffer, frame_max: int) -> bytes:
 class Deliveries:
     """Assembles the deliveries of one channel from its frames; leaves all other frames alone.
 
-    `deliver` is called with each: tag, whether it is a redelivery, exchange, routing key, properties, body.
+    `deliver` is called for each: tag, whether it is a redelivery, exchange, routing key, properties, body.
     """
 
     def __init__(self, deliver: Callable[[int, bool, str, str, bytes, bytes], None]) -> None:
         self._deliver = deliver
         self._method: tuple[int, bool, str, str] | None = None
         self._properties = b""
-        self._missing = 0  # bytes of the body
+        self._missing = 0  # bytes of the body that have not arrived
         self._body = b""
         self._parts: BytesIO | None = None  # of a body in several frames
 
     def take_whole(self, buffer: bytes, at: int, header: int) -> int:
-        """Take a delivery whose frames are all in the buffer, with the body in one, as nearly all are.
+        """Take a delivery whose frames are all in the buffer, with the body in one frame, as is nearly always the case.
 
-        Its first frame begins at `at`, the next one at `header`. Returns where the last one ends, 0 if it is not so.
+        Its first frame begins at `at`, the next one at `header`. Returns where the last one ends, or 0 if there is no
+        such delivery.
         """
         size = len(buffer)
         if self._method is not None or buffer[at + 7 : at + 11] != _DELIVER or header + _CONTENT.size > size:
@@ -154,5 +154,5 @@ def _delivered(buffer: bytes, start: int) -> tuple[int, bool, str, str]:
 
 @functools.lru_cache(1024)
 def _name(raw: bytes) -> str:
-    """Return the name of an exchange or a routing key as text: mostly one of a few."""
+    """Return the name of an exchange or a routing key as text; cached, because there are usually only a few."""
     return raw.decode("utf-8", "backslashreplace")

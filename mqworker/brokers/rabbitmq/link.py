@@ -1,9 +1,9 @@
 """A stage's Link to RabbitMQ: one connection to consume, one to publish, one state.
 
-Runs on the Producer's loop. Owns both connections, and what keeps the topology in existence (`topology_recovery`);
-reports every event to the Sink. There are two connections because, during an alarm, a broker reads nothing, not even
-acks, from a connection that has published. Never raises; every fault is reported as a `LinkState` with a reason, and
-the Link tries again.
+Runs on the Producer's loop. Owns both connections, and the `topology_recovery`, which makes what is missing on the
+broker; reports every event to the Sink. There are two connections because, during an alarm, a broker reads nothing, not
+even acks, from a connection that has published. Never raises; every fault is reported as a `LinkState` with a reason,
+and the Link tries again.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from mqworker.brokers.rabbitmq.result_route import ResultRoute
 from mqworker.brokers.rabbitmq.topology_recovery import TopologyRecovery
 from mqworker.config.model import BrokerConfig
 
-PART, RATE = 0.001, 1 << 20  # of publications that go together: more seconds for each, and a second for 1 MiB
+PART, RATE = 0.001, 1 << 20  # of publications that go together: extra seconds for each, and bytes per extra second
 ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 
@@ -59,13 +59,13 @@ class RabbitLink:
         output = topology.output
         self._output_depth = QueueDepth("" if output is None else output.queue, sink.output_depth)
         self._dead_depth = QueueDepth(topology.dead, sink.dead_depth)
-        # What is called for each message goes straight to its role.
+        # The methods that are called for each message are those of the roles.
         self.ack = self._consuming.ack
         self.publish = self._publishing.publish
         if self._parts is not None:
             self._parts.publish = self.publish
         one, other = self._reconnectors
-        one.on_open, other.on_open = other.retry_now, one.retry_now  # the link works once both are open
+        one.on_open, other.on_open = other.retry_now, one.retry_now  # the Link works once both are open
 
     @property
     def stale_acks(self) -> int:

@@ -1,8 +1,8 @@
 """The I/O loop that pika's protocol engine needs, on the transport of a running asyncio loop.
 
 Runs on the loop of the connection. Owns the transport and the bytes written during the present turn of the loop, which
-one system call sends at the end of the turn. The frames of a large message are made and written as the peer takes them,
-a few MiB in a turn; what comes after them waits, because they must stay together. Nothing here reads, decides or
+one system call sends at the end of the turn. The frames of a large message are made and written as the peer reads them,
+a few MiB in a turn; later frames wait, because those of one message must stay together. Nothing here reads, decides or
 reconnects.
 """
 
@@ -15,7 +15,7 @@ import pika.connection
 
 from mqworker.ipc.turn_end import TurnEnd
 
-TURN_BYTES = 1 << 22  # bytes of large messages after which the loop has its turn: two milliseconds
+TURN_BYTES = 1 << 22  # bytes of large messages after which the loop gets a turn: two milliseconds
 
 
 class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is untyped
@@ -26,8 +26,8 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
         self._turn_end = TurnEnd.of(self._loop)
         self._socket: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        self._before: deque[Iterator[bytes]] = deque()  # what has to be written before `_out`
-        self._paused = False  # the peer does not take what was written
+        self._before: deque[Iterator[bytes]] = deque()  # frames that must be written before `_out`
+        self._paused = False  # the peer is not reading what was written
         super().__init__(
             parameters,
             on_open_callback=on_open,
@@ -48,7 +48,7 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
             self._socket.writelines(out)  # type: ignore[union-attr]  # see `_writable`
 
     def _write_gradually(self) -> bool:
-        """Write from what comes before `_out`; returns whether all of it is written."""
+        """Write what must come before `_out`; returns whether all of it is written."""
         written = 0
         while self._before and self._writable and not self._paused:
             if written > TURN_BYTES:

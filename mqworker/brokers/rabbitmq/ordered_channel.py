@@ -1,11 +1,12 @@
 """One epoch of consuming for an ordered stage: a channel, and one consumer that stays as it is until the channel ends.
 
 Runs on the loop of the Link; made by `consuming` for each epoch. A quorum queue puts whatever is nacked, or is on its
-way to a cancelled consumer, behind its backlog, and what two consumers had back in the order of their names. What a
-channel had when it ended returns to its place (both types of queue). So there is one tag, which is never replaced, with
-one prefetch; nothing is nacked or cancelled, not even right before a channel or connection closes, because a cancel
-hands a queue with a single active consumer over before what is unsettled is back; and there is no anchor, which would
-take a message, or the whole queue. Pausing is for the caller: it begins nothing, and ends the epoch.
+way to a cancelled consumer, after its backlog, and puts back what two consumers had in the order of their names. What a
+channel had when it ended returns to its place (in both types of queue). So there is one tag with one prefetch, which is
+never replaced. Nothing is nacked or cancelled, not even right before a channel or connection closes: after a cancel, a
+queue with a single active consumer goes to the next one before the unsettled messages are back. There is no anchor
+either, which would take a message, or as the active consumer all of them. Pausing is up to the caller: it begins
+nothing more, and ends the epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +27,14 @@ class OrderedChannel(ConsumerChannel):
         self, channel: Channel, epoch: int, queue: str, deliver: Callable[[Delivery], None], found: Found
     ) -> None:
         """See `ConsumerChannel`."""
-        self.active = False  # something was delivered: no other consumer is before ours
+        self.active = False  # something was delivered, so no other consumer comes before ours
 
         def deliver_as_active(delivery: Delivery) -> None:
             self.active = True
             deliver(delivery)
 
         super().__init__(channel, epoch, queue, deliver_as_active, found)
-        self._tag = TAG  # forgotten at the end also if the broker had not answered yet
+        self._tag = TAG  # so that it is forgotten at the end even if the broker had not answered yet
 
     def want(self, prefetch: int, fixed: int) -> None:
         """Consume with this prefetch until the channel ends, unless it has begun with another one."""
@@ -42,7 +43,7 @@ class OrderedChannel(ConsumerChannel):
             self._changed.set()
 
     def release(self, tags: Sequence[int]) -> None:
-        """Do nothing: they return with the end of the channel."""
+        """Do nothing: they are returned when the channel ends."""
 
     async def _replace_consumer(self) -> None:
         if self._prefetch and not self._limit:

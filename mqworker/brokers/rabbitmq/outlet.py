@@ -1,15 +1,16 @@
 """A source's Outlet to RabbitMQ.
 
-Runs on the loop of the source's process, as the role of its one connection, for the lock, the items and the records:
-whoever has lost the connection has lost the lock, and nothing that it has sent can come after what its successor sends.
-Until it is open it tries again for ever, also while another connection has the lock. From then on every loss, refusal
-and return loses the Outlet; the process ends, and its successor goes on from the record that was stored.
+Runs on the loop of the source's process, as the role of its one connection, which serves the lock, the items and the
+records: a source that has lost the connection has lost the lock, and nothing that it sent can arrive after what its
+successor sends. Until it is open, it tries for ever, also while another connection has the lock. From then on, any loss
+of the connection or channel, refused message or returned message means that the Outlet is lost; the process ends, and
+its successor goes on from the stored record.
 
-The record is the only message of its queue, which is read by fetching without acknowledging: all that is there, because
-a broker that was killed can leave two. What a predecessor has fetched is back some milliseconds after its lock is free;
-so a queue that looks empty is read again for a while. A quorum queue may have a limit of deliveries, by a policy of the
-broker for example, and drop what exceeds it. So each time that the record was fetched, it is stored again: the new one
-counts from zero, and replaces the old.
+The record is the only message of its queue. It is read by fetching, without acknowledging, everything in the queue,
+because a killed broker can leave two records. What a predecessor has fetched is back some milliseconds after its lock
+is free; so a queue that looks empty is read again for a while. A quorum queue may have a delivery limit, for example by
+a policy of the broker, and drop messages that exceed it. So each time the record was fetched, it is stored again: the
+new one counts from zero, and replaces the old one.
 """
 
 import asyncio
@@ -39,12 +40,12 @@ from mqworker.brokers.rabbitmq.upkeep import PATIENCE, TAKE_EVERY, touch
 from mqworker.brokers.records import PositionRecord, newest
 from mqworker.config.model import BrokerConfig
 
-STANDBY = (3.0, 5.0)  # seconds between two attempts to get the lock; each is a line in the broker's log
-HEARTBEAT = 10  # seconds at most: after two to three the broker gives up a host that has vanished, and the lock is free
-BACK = 2.0  # seconds for what a predecessor has fetched to be back in the queue
-READ_AGAIN = 0.1  # seconds between two reads meanwhile
+STANDBY = (3.0, 5.0)  # seconds between two attempts to get the lock; each adds a line to the broker's log
+HEARTBEAT = 10  # seconds at most: after two or three, the broker drops a host that has vanished, and frees the lock
+BACK = 2.0  # seconds until what a predecessor has fetched is back in the queue
+READ_AGAIN = 0.1  # seconds between two reads until then
 
-RECORD = 0  # what the sender knows a record by; items have their numbers
+RECORD = 0  # the id of a record in the sender; items have their numbers
 _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
 
 
@@ -63,7 +64,7 @@ class RabbitOutlet:
         self._connection: AmqpConnection | None = None
         self._sender: Sender | None = None
         self._quorum = inlet.queue_type == "quorum"  # the queue of the record
-        self._next_take = 0.0  # when it is used as a consumer would
+        self._next_take = 0.0  # when the queue is next used as a consumer would use it
         self._over = False  # lost or closed
 
     def start(self) -> None:
@@ -104,17 +105,17 @@ class RabbitOutlet:
         self._store()
 
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:  # noqa: ARG002 - as for a Link
-        """Lose everything: what comes after it must not count."""
+        """Give up the Outlet: nothing that was sent later may count."""
         self._end(f"{'its position' if publish_id == RECORD else 'a message'} was refused: {reason}")
 
     def publishes_lost(self, reason: str) -> None:
-        """Lose everything."""
+        """Give up the Outlet."""
         self._end(reason)
 
     # -- what the connection calls (Role)
 
     async def serve(self, connection: AmqpConnection) -> None:
-        """Lock, read the record, open."""
+        """Take the lock, read the record, and open."""
         self._connection = connection
         connection.on_blocked = lambda: self._sink.blocked(ALARM if connection.blocked else "")
         if connection.blocked:
@@ -146,7 +147,7 @@ class RabbitOutlet:
         await connection.closed
 
     async def ping(self) -> None:
-        """Make a request that shows whether the broker is alive; use the queue of the record, which only waits."""
+        """Make a request that shows whether the broker is alive; use the record's queue, so that it does not expire."""
         connection, sender = self._connection, self._sender
         if connection is None or sender is None:
             return
@@ -171,7 +172,7 @@ class RabbitOutlet:
             connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
 
     def lost(self, reason: str) -> None:
-        """Lose everything, if it was open."""
+        """Give up the Outlet, if it was open."""
         self._connection = None
         if self._sender is not None:
             self._end(f"the connection to the broker was lost: {reason}")
@@ -186,7 +187,7 @@ class RabbitOutlet:
         self._send_record(self._prefix.due(self._loop.time()))
 
     def _store_again(self) -> None:
-        """Let the broker count the deliveries of the record from zero."""
+        """Store the record again, so that the broker counts its deliveries from zero."""
         if self._quorum:
             self._send_record(self._prefix.again())
 
@@ -204,13 +205,13 @@ class RabbitOutlet:
                 self._connection.abort(reason)
 
     async def _read(self, connection: AmqpConnection, patience: float) -> PositionRecord | None:
-        """Read the record; a queue without a message is read again for that many seconds."""
+        """Read the record; an empty queue is read again for `patience` seconds."""
         end, bodies = self._loop.time() + patience, list[bytes]()
         while True:
             channel = await Channel.open(connection)
             while (message := await channel.get(self._inlet.position)) is not None:
                 bodies.append(message[2])
-            await channel.closed()  # before anything is published: what was fetched is back by then
+            await channel.closed()  # before anything is published, so that what was fetched is back
             if bodies or self._loop.time() >= end:
                 return newest(bodies)
             await asyncio.sleep(READ_AGAIN)

@@ -1,8 +1,8 @@
-"""Several publications of one message, each of which goes out when the one before is confirmed.
+"""Several publications of one message, each of which is sent once the one before is confirmed.
 
 Lives in the Link of an ordered stage, between its publishing side and the Sink. Otherwise the second of three could be
-refused (its queue is full) while the third is stored, and stand behind it when it is published again. Owns what has not
-gone out; behind a refused one, and when the channel ends, it is refused too.
+refused (its queue is full) while the third is stored, and would come after it when it is published again. Owns the
+publications that have not been sent; after a refused one, and when the channel ends, they are refused too.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ class PartsInTurn:
     def __init__(self, sink: PublishAnswers) -> None:
         self.publish: Callable[[int, Publication], None] = lambda *_: None  # how to publish one
         self._sink = sink
-        self._behind: dict[int, list[Part]] = {}  # publish_id of what is on its way -> what follows, the last one first
+        self._behind: dict[int, list[Part]] = {}  # publish_id of what has been sent -> what follows, the last one first
 
     def begin(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
         """Publish the first of these now, and each other one in its turn."""
@@ -52,4 +52,4 @@ class PartsInTurn:
 
     def _refuse(self, behind: list[Part], reason: str) -> None:
         for publish_id, _ in reversed(behind):
-            self._sink.refused(publish_id, f"not sent after one that was not stored: {reason}")
+            self._sink.refused(publish_id, f"not sent, because the one before it was not stored: {reason}")

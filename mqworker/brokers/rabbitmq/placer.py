@@ -1,7 +1,7 @@
 """A confirm channel of the Admin: each publication is stored, or the reason why not is returned.
 
-Runs on the loop of the broker admin process; made for one request.
-Raises `BrokerRefused`, and `Lost` with its channel.
+Runs on the loop of the broker admin process; made for one request. Raises `BrokerRefused`, and `Lost` when its channel
+ends.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ class Placer:
         self._channel = channel
         self._largest = largest
         self._sent = 0
-        self._waiting: set[int] = set()  # numbers of those that have no answer
+        self._waiting: set[int] = set()  # numbers of the publications without an answer
         self._refused: dict[int, str] = {}  # number -> why
-        self._returned: dict[str | None, str] = {}  # message id -> why that one, which had no route, came back
-        self._answered: asyncio.Queue[str] = asyncio.Queue()  # an item whenever all have their answers
+        self._returned: dict[str | None, str] = {}  # message id -> why the message was returned (it had no route)
+        self._answered: asyncio.Queue[str] = asyncio.Queue()  # gets an item whenever all have their answers
 
     async def start(self) -> None:
         """Ask for confirms."""
@@ -48,15 +48,15 @@ class Placer:
             self._answered.put_nowait("")
 
     async def place(self, publication: Publication) -> None:
-        """Publish and wait for the confirm; BrokerRefused when it was returned, nacked or is too large."""
+        """Publish and wait for the confirm; raises BrokerRefused when it is returned, nacked or too large."""
         if reason := (await self.place_all([publication]))[0]:
             raise BrokerRefused(reason)
 
     async def place_all(self, publications: Sequence[Publication]) -> list[str]:
         """Publish all, then wait for their confirms; returns why each was refused, "" if it is stored.
 
-        Which ones were returned is known by their message ids: those with the same id, or without any, count together,
-        and all count if the id is that of none.
+        Returned messages are recognised by their message ids: publications with the same id, or without any, count as
+        returned together; if a returned id belongs to none of them, all count as returned.
         """
         refusals, numbers = [], {}
         self._returned = {}

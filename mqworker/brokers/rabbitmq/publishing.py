@@ -1,13 +1,13 @@
-"""The publishing side of a Link: one confirm channel after the other, and an answer for every publication.
+"""The publishing side of a Link: one confirm channel after another, and an answer for every publication.
 
 Runs on the loop of the Link, as the role of the publishing connection. Each publication gets exactly one answer:
-confirmed, refused or (together with all others in progress) `publishes_lost`. Once a second the age of the oldest one
-is checked, instead of a timer for each.
+confirmed, refused or (together with all others in progress) `publishes_lost`. Once a second, the age of the oldest one
+is checked, which saves a timer for each.
 
-When the broker closes the channel because of one publication, the next ones go out one at a time until that one is
+When the broker closes the channel because of one publication, the next ones are sent one at a time until that one is
 found. The same happens when the channel falls silent: one queue that does not answer (a quorum queue without a leader)
-keeps all others on the channel waiting. Publications to it are then refused here, or delayed in another queue, and from
-time to time one of them goes out alone, to see whether the queue answers again.
+keeps all others on the channel waiting. Publications to it are then refused here, or take a longer delay queue, and
+from time to time one of them is sent alone, to see whether the queue answers again.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Publishing:
         missing: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
-        """`route` says which way results take; `report` is called with what prevents publishing now, "" for nothing.
+        """`route` decides which way results take; `report` is called with what prevents publishing now, "" for nothing.
 
         `missing` is called when something that a publication needs does not exist, `changed` when the broker blocks us.
         """
@@ -62,9 +62,9 @@ class Publishing:
         self._connection: AmqpConnection | None = None
         self._sender: Sender | None = None
         self._ended = asyncio.Event()  # the sender's channel
-        self._renewing = False  # it has not ended, but another one is to take over
-        self._replaced = ReplacedSenders()  # by the present one
-        self._careful = 0  # publications that the next sender sends one at a time
+        self._renewing = False  # it has not ended, but another one is to replace it
+        self._replaced = ReplacedSenders()  # by the present sender
+        self._careful = 0  # how many publications the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
         self._route = route
@@ -77,7 +77,7 @@ class Publishing:
 
     @property
     def header_room(self) -> int:
-        """How many bytes of properties fit into the header frame that was negotiated."""
+        """How many bytes of properties fit into a header frame of the negotiated size."""
         return ROOM if self._connection is None else min(ROOM, self._connection.params.frame_max - HEADER_FRAME)
 
     @property
@@ -97,7 +97,7 @@ class Publishing:
 
     def publish(self, publish_id: int, publication: Publication, later: float = 0.0) -> None:
         """Send it, keep it until it can be sent, or refuse it; its deadline is `later` seconds later than usual."""
-        sender, connection, now = self._sender, self._connection, time.monotonic()  # what the loop's clock is
+        sender, connection, now = self._sender, self._connection, time.monotonic()  # the loop's clock, too
         size, silent = len(publication.body), self._silent
         if self._route.altered:
             publication = self._route.of(publication)
@@ -112,7 +112,7 @@ class Publishing:
             reason = f"too large: {len(publication.properties)} bytes of properties and headers"
             self._sink.refused(publish_id, reason, too_large=True)
         elif silent.entries and silent.closed(where := self._destination(publication), now):
-            reason = f"no answer from what is behind exchange {where[0]!r}, routing key {where[1]!r}"
+            reason = f"no answer for exchange {where[0]!r}, routing key {where[1]!r}"
             self._sink.refused(publish_id, reason)
         else:
             if silent.entries and silent.probe(self._destination(publication), now):
@@ -127,7 +127,7 @@ class Publishing:
     # -- what the connection calls
 
     async def serve(self, connection: AmqpConnection) -> None:
-        """Publish on one channel after the other until the connection ends."""
+        """Publish on one channel after another until the connection ends."""
         failures = 0
         self._largest = self._configured  # a broker that was restarted may have another limit
         while True:
@@ -136,7 +136,7 @@ class Publishing:
             sender = Sender(channel, self._sink, self._silent, self._destination, self._returned)
             channel.on_lost = partial(self._lose, sender)
             await sender.start()
-            if self._sender is not None:  # nobody needs to hear of this
+            if self._sender is not None:  # replaced: nothing to report
                 self._careful = self._sender.careful
                 for pending in self._sender.hand_back():
                     self._refuse(pending, "not sent: the channel was replaced")
@@ -171,7 +171,7 @@ class Publishing:
             self._ended.set()
 
     def lost(self, reason: str) -> None:
-        """Report every publication without an answer: the connection has ended."""
+        """Report all publications without an answer, because the connection has ended."""
         self._preparation.cancel()
         self._lose(self._sender, Lost(f"connection lost: {reason}"))
         self._connection, self._renewing = None, False
@@ -179,7 +179,7 @@ class Publishing:
     # -- inside
 
     def _detour(self, publication: Publication, now: float) -> Publication:
-        """Skip a delay queue that does not answer: the next one has twice the delay."""
+        """Avoid a delay queue that does not answer: the next one has twice the delay."""
         while publication.delay and self._silent.closed(self._destination(publication), now):
             publication = replace(publication, delay=2 * publication.delay)
         return publication
@@ -222,7 +222,7 @@ class Publishing:
             self._sink.publishes_lost(str(lost))
 
     def _attribute(self, lost: Lost, sent: list[Pending]) -> list[Pending]:
-        """Refuse the publications for which the broker closed the channel, if it is clear which; returns the others."""
+        """Refuse the publications that made the broker close the channel, if it is clear which; returns the others."""
         if lost.code == NOT_FOUND:
             self._missing()
         limit = _TOO_LARGE.search(str(lost))

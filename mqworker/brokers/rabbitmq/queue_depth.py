@@ -1,13 +1,13 @@
 """Asks how many messages are ready in a queue.
 
-Runs on the loop of a Link or an Outlet, on the connection that these name. Asks on a channel of its own, because the
-broker closes the channel when the queue is missing, and because a queue that does not answer (a quorum queue without a
-leader) keeps a channel silent. A Link asks on its consuming connection, because during an alarm the broker reads
-nothing from the other. One request at a time; it is given up only with its connection, whose own deadlines show
-whether the broker is alive.
+Runs on the loop of a Link or an Outlet, on the connection that the caller passes. Asks on a channel of its own, because
+the broker closes the channel when the queue is missing, and because a queue that does not answer (a quorum queue
+without a leader) keeps a channel silent. A Link asks on its consuming connection, because during an alarm the broker
+reads nothing from the other one. There is one request at a time; it ends without an answer only when its connection
+ends, whose own deadlines show whether the broker is alive.
 
-Of a quorum queue that has not answered within 250 ms, the broker says that it has neither messages nor consumers. So
-that answer counts only when it came sooner, the way to the broker and back not counted.
+If a quorum queue has not answered within 250 ms, the broker reports that it has neither messages nor consumers. So that
+answer counts only if it came sooner, not counting the time to the broker and back.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ DOUBTFUL = 0.2  # seconds after which "no messages and no consumers" may mean th
 
 
 class QueueDepth:
-    """See the module head; answers go to `on_depth`. The queue "" is none."""
+    """See the module head; answers go to `on_depth`. "" stands for no queue."""
 
     def __init__(self, queue: str, on_depth: Callable[[int], None]) -> None:
         self._queue = queue
@@ -31,7 +31,7 @@ class QueueDepth:
         self._request: asyncio.Task[None] | None = None
 
     def ask(self, connection: AmqpConnection | None) -> None:
-        """Ask on this connection, unless a request has no answer yet; without a connection nothing is asked."""
+        """Ask on this connection, unless a request is still unanswered; does nothing without a connection."""
         if connection is not None and self._queue and (self._request is None or self._request.done()):
             self._request = asyncio.create_task(self._ask(connection))
 
@@ -51,7 +51,7 @@ class QueueDepth:
         except Lost as lost:
             if lost.code != NOT_FOUND:
                 return
-            self._on_depth(0)  # what is published to it is refused, and makes the Link create it again
+            self._on_depth(0)  # a publication to it will be refused, and make the Link create it again
         else:
             took = asyncio.get_running_loop().time() - began
             if status.message_count or status.consumer_count or took - await _way(channel, took) < DOUBTFUL:
@@ -59,7 +59,7 @@ class QueueDepth:
 
 
 async def _way(channel: Channel, took: float) -> float:
-    """Return how long the way to the broker and back takes, where that matters."""
+    """Return the time of a round trip to the broker, where that matters."""
     if took < DOUBTFUL:
         return 0.0
     began = asyncio.get_running_loop().time()

@@ -1,7 +1,7 @@
 """Queues on RabbitMQ: looks them up, declares them when they are missing, and compares them with a declaration.
 
-Runs on the loop of whoever asks. Owns nothing: each request has a throw-away channel, because the broker refuses by
-closing the channel. Existing queues are used as they are; what a property that others chose can cost is a warning.
+Runs on the loop of the caller. Owns nothing: each request uses a channel of its own, because the broker refuses by
+closing the channel. Existing queues are used as they are; what a property that others chose can cost becomes a warning.
 Raises `Lost` with the broker's reply code.
 """
 
@@ -15,10 +15,10 @@ NOT_FOUND, REFUSED, LOCKED, MISMATCH = 404, 403, 405, 406
 TYPE = "x-queue-type"
 SINGLE_ACTIVE = "x-single-active-consumer"
 DELIVERY_LIMIT = "x-delivery-limit"
-DEFAULT_LIMIT = 20  # deliveries of one message, in a quorum queue of RabbitMQ 4 for which nobody chose a number
+DEFAULT_LIMIT = 20  # deliveries of a message, in a quorum queue of RabbitMQ 4 without a limit of its own
 NO_TYPE = "mqworker-looks"  # no queue is of this type: a declaration with it creates nothing
-# Seconds. RabbitMQ writes the name of a new quorum queue to its disk 0.8 to 1.0 s later (measured on 3.10 and 4.0): a
-# broker that is killed before that loses all that the queue has confirmed.
+# Seconds. RabbitMQ writes the name of a new quorum queue to disk after 0.8 to 1.0 s (measured on 3.10 and 4.0): a
+# broker that is killed before that loses everything that the queue has confirmed.
 YOUNG = 2.0
 _QUOTED = re.compile(r"\s*(?:the value )?'(.*?)'(?: of type '\w+')?\s*", re.DOTALL)
 _QUEUE_TYPE = re.compile(r"rabbit_(\w+)_queue")
@@ -27,7 +27,7 @@ _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but cur
 
 
 def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, Any]:
-    """Return the arguments of one of our queues: always with its type, because a virtual host may have another default.
+    """Return the arguments of one of our queues: always with the type, because a virtual host may have another default.
 
     By default RabbitMQ 4 drops a message from a quorum queue after 20 deliveries.
     """
@@ -36,9 +36,9 @@ def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, An
 
 
 def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
-    """Return what makes a quorum queue move its messages to the input queue after `delay` seconds, safely.
+    """Return what makes a quorum queue safely move its messages to the input queue after `delay` seconds.
 
-    Not always in time: after the end of a node RabbitMQ may keep them for minutes (docs/guarantees.md).
+    Not always on time: after a node has ended, RabbitMQ may keep them for minutes (docs/guarantees.md).
     """
     return {
         TYPE: "quorum",
@@ -62,7 +62,7 @@ def major_version(connection: AmqpConnection) -> int:
 
 
 async def attempt(connection: AmqpConnection, method: str, **arguments: Any) -> Any:
-    """Make one request on a throw-away channel; raises Lost with the broker's reply code."""
+    """Make one request on a channel of its own; raises Lost with the broker's reply code."""
     channel = await Channel.open(connection)
     try:
         return await channel.ask(method, **arguments)
@@ -95,7 +95,7 @@ def difference(lost: Lost) -> Difference | None:
 
 
 def _value(text: str) -> Any:
-    """Read a value as the broker writes it: `none`, `'text'` or `the value '5' of type 'signedint'`."""
+    """Parse a value as the broker writes it: `none`, `'text'` or `the value '5' of type 'signedint'`."""
     quoted = _QUOTED.fullmatch(text)
     if quoted is None:
         return None
@@ -106,9 +106,9 @@ def _value(text: str) -> Any:
 async def differences(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> list[Difference]:
     """Declare a durable queue; returns the differences of an existing one, raises Lost when it cannot be declared.
 
-    The broker names one difference at a time, so the declaration is repeated with each property as it was found. A
-    queue that is transient or deletes itself may vanish meanwhile; from then on the declaration names a type that does
-    not exist, so that we never create such a queue.
+    The broker reports one difference at a time, so the declaration is repeated with each property as it was found. A
+    transient or auto-delete queue may vanish in between; once such a property is found, the declaration has a type that
+    does not exist, so that we never create such a queue.
     """
     found: list[Difference] = []
     flags: dict[str, Any] = {"durable": True}
@@ -138,24 +138,24 @@ async def differences(connection: AmqpConnection, name: str, arguments: dict[str
 
 
 class Found(NamedTuple):
-    """What a queue is; for a whole topology: the input, and the warnings about all."""
+    """What a queue is; for a whole topology: what the input is, and the warnings about all."""
 
     queue_type: str
     auto_delete: bool = False
-    single_active: bool = False  # a consumer gets nothing while another one was there first
+    single_active: bool = False  # a consumer gets nothing while there is an earlier one
     delivery_limit: int | None = None  # as in LinkState
     made: bool = False  # it did not exist before
     repaired: bool = False  # some queue of the topology did not exist before
-    delaying: bool = False  # the exchange for results returns what it will deliver later
-    bound: bool = True  # the queue for results is bound to it, as far as we may see to that
+    delaying: bool = False  # the exchange for results returns messages that it will deliver later
+    bound: bool = True  # the queue for results is bound to it; False if we are not allowed to bind it
     quorum: frozenset[str] = frozenset()  # names of the quorum queues (of a topology)
     warnings: tuple[str, ...] = ()
 
 
 async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> Found:
-    """Ensure that a queue exists; of one that we are not allowed to declare, only the type is found out.
+    """Ensure that a queue exists; if we are not allowed to declare it, only its type is found out.
 
-    So it is with a long name: the broker cuts its answer at 255 bytes, before the difference.
+    The same holds for a long name: the broker cuts its answer at 255 bytes, before the difference.
     """
     existed = await queue_status(connection, name) is not None
     known = True
@@ -184,7 +184,7 @@ async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[st
 
 
 def delivery_limit(version: int, queue_type: str, declared: dict[str, Any], found: dict[str, Any]) -> int:
-    """Return how many deliveries of a message a queue allows; -1 for any number. Policies are not seen.
+    """Return how many deliveries of a message a queue allows; -1 for any number. Policies are not visible.
 
     `found` has the values that differ from those `declared`.
     """
@@ -192,14 +192,14 @@ def delivery_limit(version: int, queue_type: str, declared: dict[str, Any], foun
     if queue_type != "quorum":
         return -1
     if version < 4:
-        return -1 if limit is None else max(limit, 0)  # it takes -1 for 0
+        return -1 if limit is None else max(limit, 0)  # RabbitMQ 3 treats -1 as 0
     return DEFAULT_LIMIT if limit is None else max(limit, -1)
 
 
 async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
-    """Return a queue's type as the broker reports it to whoever may consume from it; "" if it does not.
+    """Return a queue's type, which the broker reports to a client that may consume; "" if it does not.
 
-    Classic and quorum queues refuse one of these arguments, streams the other, and the refusal names the type.
+    Classic and quorum queues refuse one of these arguments, streams the other; the refusal names the queue's type.
     """
     both = {"x-priority": 0, "x-stream-offset": "next"}
     try:
@@ -211,7 +211,7 @@ async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
 
 
 def consequences(found: list[Difference]) -> list[str]:  # noqa: C901 - one case for each argument
-    """Return what follows from the properties of a queue that others declared; nothing for those that cost nothing."""
+    """Return what follows from the properties of a queue that others declared; harmless ones are left out."""
     values = {argument: value for argument, _, value in found}
     warnings = []
     for argument, declared, value in found:

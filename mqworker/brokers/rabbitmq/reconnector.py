@@ -1,9 +1,9 @@
-"""Keeps a connection: opens it, lets its owner use it, and opens it again when it ends.
+"""Keeps a connection open: opens it, lets its owner use it, and opens it again when it ends.
 
 Runs as one task on the loop of its owner. There are four steps: wait (full jitter), open (bounded), serve (the owner's
 coroutine, while the deadlines of answers are checked), end; an error at any step leads to the end, and from there to
-the wait. Of several hosts the next one has its turn each time. The owner (`Role`) gets `serve` for each new connection,
-and `lost` once for each connection that was served.
+the wait. If there are several hosts, each attempt takes the next one. Of the owner (`Role`), `serve` is called for each
+new connection, and `lost` once for each connection that was served.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection
 from mqworker.config.model import BrokerConfig
 
 CONNECT_DEADLINE = 5.0  # seconds for name lookup, TCP, TLS and login together
-PING_EVERY = 4.0  # seconds between cheap requests, which show within 13 s that a broker is frozen
-STABLE_AFTER = 2.0  # seconds after which a session counts as good, and delays start small again
+PING_EVERY = 4.0  # seconds between cheap requests, which show within 13 s whether a broker is frozen
+STABLE_AFTER = 2.0  # seconds after which a session counts as good, so that delays start small again
 FIRST_DELAY, LONGEST_DELAY, REFUSED_DELAY = 1.0, 30.0, 5.0
 
 
@@ -34,7 +34,7 @@ def retry_delay(failures: int, *, refused: bool) -> float:
 
 
 class Role(Protocol):
-    """What a connection is kept for."""
+    """What a connection is used for."""
 
     async def serve(self, connection: AmqpConnection) -> None:
         """Use the connection until it ends; an exception ends it."""
@@ -46,11 +46,11 @@ class Role(Protocol):
         """Check the role's own deadlines (loop time); called once a second."""
 
     def lost(self, reason: str) -> None:
-        """Give up what belongs to the connection that was served: it has ended, for this reason."""
+        """Give up what belongs to the served connection, because it has ended for this reason."""
 
 
 class Reconnector:
-    """Keeps one connection for a role."""
+    """Keeps one connection open for a role."""
 
     def __init__(self, config: BrokerConfig, name: str, role: Role, report: Callable[[str], None]) -> None:
         """`report` is called with one sentence that says why there is no connection now."""
@@ -64,14 +64,14 @@ class Reconnector:
         self._skipped = False  # whether a delay was skipped since the last good session
         self._given_up = False
         self.on_open: Callable[[], None] = lambda: None
-        self.opened = 0  # how many times
+        self.opened = 0  # how many times a connection was opened
 
     def start(self) -> None:
         """Begin to connect."""
         self._task = asyncio.create_task(self._keep(), name=f"{self._name}: connection")
 
     def retry_now(self) -> None:
-        """Skip the present delay, because the broker has just accepted another connection.
+        """Skip the present delay, because the broker has just accepted another connection of ours.
 
         Only once for each good session: otherwise two connections that open and end at once would make each other
         reconnect without a pause.
@@ -97,7 +97,7 @@ class Reconnector:
         loop = asyncio.get_running_loop()
         urls, failures = itertools.cycle(self._config.urls), 0
         while True:
-            url = next(urls)  # also after a connection that was good: its host may be the one that has died
+            url = next(urls)  # also after a good connection: its host may be the one that has died
             began = loop.time()
             error: BaseException
             try:
@@ -124,7 +124,7 @@ class Reconnector:
                 await self._skip_delay.wait()
 
     async def _session(self, connection: AmqpConnection) -> BaseException:
-        """Let a connection be used until it ends; returns why it ended."""
+        """Let the role use a connection until it ends; returns why it ended."""
         tasks = [asyncio.create_task(self._role.serve(connection)), asyncio.create_task(self._watch(connection))]
         try:
             futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]
@@ -133,7 +133,7 @@ class Reconnector:
             alive = not connection.closed.done()
             connection.abort(str(failed or ""))
             ended = await connection.closed
-            return failed if failed is not None and alive else ended  # what fails later, the end has made fail
+            return failed if failed is not None and alive else ended  # a later failure is caused by the end
         finally:
             await _end(*tasks)
             connection.abort("given up")
@@ -142,7 +142,7 @@ class Reconnector:
 
     async def _watch(self, connection: AmqpConnection) -> None:
         loop = asyncio.get_running_loop()
-        next_ping = loop.time()  # at once: what expires may be about to, and this connection may not live for a second
+        next_ping = loop.time()  # at once: a queue may be about to expire, and this connection may not last long
         ping: asyncio.Task[None] | None = None
         try:
             while True:

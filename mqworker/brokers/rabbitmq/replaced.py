@@ -1,7 +1,7 @@
-"""Publish channels that another one has replaced, each kept until its answers have come: so nothing is published twice.
+"""Publish channels that have been replaced, each kept until its answers have come, so that nothing is published twice.
 
-Runs on the loop of the Link; part of `publishing`. When one ends that still owes an answer, its connection is ended:
-then everything without an answer is published again.
+Runs on the loop of the Link; part of `publishing`. When one ends while answers are outstanding, its connection is
+aborted: then everything without an answer is published again.
 """
 
 from functools import partial
@@ -28,13 +28,13 @@ class ReplacedSenders:
         return [since for sender in self._senders for since in sender.oldest]
 
     def close_answered(self) -> None:
-        """Close those that owe no answer."""
+        """Close those without outstanding answers."""
         for sender in [sender for sender in self._senders if not sender.unanswered]:
             self._senders.remove(sender)
             sender.end()
 
     def give_up(self) -> int:
-        """Close all of them; returns how many publications have got no answer by then."""
+        """Close all of them; returns how many publications have no answer."""
         senders, self._senders = self._senders, []
         unanswered = sum(sender.unanswered for sender in senders)
         for sender in senders:

@@ -1,9 +1,10 @@
-"""The way of results to their queue, where the exchange between them does not behave as AMQP's own types do.
+"""How results reach their queue if their exchange does not behave like AMQP's own types.
 
-Owned by the Link, on its loop. The exchange of a plugin may return what it delivers all the same. If its type says so
-(RabbitMQ's for delayed messages), results are published without `mandatory`; if it shows (a queue is bound to it, and
-repairs find nothing missing), they go straight to the queue. Results for which a handler has chosen the routing key
-keep to the exchange, then without `mandatory` too: whether a queue is bound for them is not known here.
+Owned by the Link, on its loop. A plugin's exchange may return a message and still deliver it. If its type is known for
+that (RabbitMQ's plugin for delayed messages), results are published without `mandatory`. If its behaviour shows it (a
+queue is bound to it, and repairs find nothing missing), results are published straight to the queue. Results for which
+a handler has chosen the routing key still go to the exchange, but without `mandatory`, because it is not known here
+whether a queue is bound for them.
 """
 
 from msgspec.structs import replace
@@ -25,17 +26,17 @@ class ResultRoute:
         self._output = output
         self._delaying = False  # the exchange returns what it will deliver later
         self._straight = False
-        self._returned = False  # it has returned a result since the last repair
+        self._returned = False  # the exchange has returned a result since the last repair
         self._futile = 0  # repairs in a row that found nothing missing, although results had no route
 
     @property
     def altered(self) -> bool:
-        """Whether some publications take another way than they say."""
+        """Whether some publications are sent to another destination, or in another way, than they say."""
         return self._delaying or self._straight
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What an operator must know about it."""
+        """What an operator must know about the route."""
         output = self._output
         return (STRAIGHT.format(output.exchange, output.queue),) if output is not None and self._straight else ()
 
@@ -49,7 +50,7 @@ class ResultRoute:
         return replace(publication, mandatory=False) if self.altered else publication
 
     def returned(self, publication: Publication) -> None:
-        """Note that this one had no route."""
+        """Note that this publication had no route."""
         output = self._output
         if output is not None and (publication.exchange, publication.routing_key) == (
             output.exchange,
@@ -58,15 +59,15 @@ class ResultRoute:
             self._returned = True
 
     def found(self, found: Found) -> None:
-        """Note what the exchange is."""
+        """Note what is known of the exchange."""
         self._delaying = found.delaying
 
     def begin_anew(self) -> None:
-        """Forget what the exchange showed: the topology is ensured for a new channel."""
+        """Forget what was learned about the exchange, because the topology is ensured for a new channel."""
         self._futile, self._straight = 0, False
 
     def repaired(self, found: Found, since: float) -> None:
-        """Draw the conclusion from a repair, `since` seconds after the one before."""
+        """Draw conclusions from a repair, `since` seconds after the one before."""
         output, returned = self._output, self._returned
         self._returned = False
         futile = returned and found.bound and not found.repaired and since < FUTILE_WITHIN

@@ -1,7 +1,7 @@
 """One confirm channel: sends publications and matches the broker's answers with them.
 
-Runs on the loop of the Link; made by `publishing` for each channel. Owns the publications without an answer. Each leads
-to one call of the Sink, `confirmed` (one call for all in a turn of the loop) or `refused`, unless the channel ends
+Runs on the loop of the Link; made by `publishing` for each channel. Owns the publications without an answer. Each is
+reported to the Sink once, by `confirmed` (one call for all in a turn of the loop) or `refused`, unless the channel ends
 first.
 
 While the sender is careful, it sends publications one at a time, each after the answer to the previous one: if the
@@ -24,11 +24,11 @@ from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentD
 from mqworker.brokers.rabbitmq.fast_frames import PIECE, encode_in_pieces, encode_publish
 from mqworker.ipc.turn_end import TurnEnd
 
-# A channel of RabbitMQ 3.10 whose first publication into a quorum queue comes while its leader is away may go on asking
-# that member, and refuse everything, for as long as its node is away. Another channel then works.
-RENEW_AFTER = 15.0  # seconds of nacks alone from one destination
-FORGET = 60.0  # seconds after its last nack in which nothing else was sent to a destination
-LARGE = PIECE  # bytes of a body whose frames are not made and written all at once
+# A channel of RabbitMQ 3.10 whose first publication to a quorum queue is made while the queue's leader is down may go
+# on asking that member, and refuse everything, for as long as the leader's node is down. Another channel works then.
+RENEW_AFTER = 15.0  # seconds in which one destination only nacks
+FORGET = 60.0  # seconds without publications to a destination after its last nack
+LARGE = PIECE  # bytes of a body above which its frames are made and written gradually
 
 
 class Abandoned(NamedTuple):
@@ -50,7 +50,7 @@ class Sender:
         destination: Callable[[Publication], Destination],
         returned: Callable[[Publication | None], None],
     ) -> None:
-        """`returned` receives what had no route (None: unknown)."""
+        """`returned` receives each publication that had no route (None: unknown which)."""
         self.channel = channel
         self.frame_max = int(channel.connection.params.frame_max)  # as was negotiated
         self.careful = 0  # how many are sent one at a time
@@ -64,13 +64,13 @@ class Sender:
         self._turn_end = TurnEnd.of(self._loop)
         self._sequence = 0
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
-        self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
-        self._last_returned = 0  # the next one comes after it: a channel returns in the order of sending
-        # Since when a destination has refused all that was sent to it, and when it did so last (loop time).
+        self._returned: dict[int, str] = {}  # sequence number -> why it was returned; its confirm follows
+        self._last_returned = 0  # the next one is later: a channel returns in the order of sending
+        # Since when a destination has refused everything, and when it last did (loop time).
         self._nacked: dict[Destination, tuple[float, float]] = {}
         self._waiting: deque[Pending] = deque()
-        self._alone = 0  # the sequence number of the one that went out alone
-        self._confirmed: list[int] = []  # not passed on yet
+        self._alone = 0  # the sequence number of the publication sent alone
+        self._confirmed: list[int] = []  # not reported yet
         channel.raw.add_on_return_callback(self._on_return)
 
     async def start(self) -> None:
@@ -79,7 +79,7 @@ class Sender:
 
     @property
     def oldest(self) -> list[float]:
-        """The time since which the oldest publication waits for its answer; empty when none does."""
+        """The time since which the oldest publication has been waiting for its answer; empty when none is."""
         return [pending.since for pending in itertools.islice(self._sent.values(), 1)]
 
     @property
@@ -88,7 +88,7 @@ class Sender:
         return len(self._sent)
 
     def worn(self, now: float) -> bool:
-        """Whether another channel should take over: see RENEW_AFTER. Not while it is looked for who is silent."""
+        """Whether another channel should take over (see RENEW_AFTER); not while looking for the silent destination."""
         if self.careful:
             return False
         for where in [where for where, (_, last) in self._nacked.items() if last < now - FORGET]:
@@ -120,20 +120,20 @@ class Sender:
         self._sent[self._sequence] = pending
 
     def hand_back(self) -> list[Pending]:
-        """Return the publications that were never sent: another channel takes over, and only answers come here."""
+        """Return the publications that were never sent: another channel takes over; this one only gets answers."""
         waiting = list(self._waiting)
         self._waiting.clear()
         self.careful = 0
         return waiting
 
     def end(self) -> None:
-        """Close the channel; what it has not answered is forgotten."""
+        """Close the channel, and forget what it has not answered."""
         self.channel.on_lost = lambda _: None
         self.abandon()
         self.channel.close()
 
     def abandon(self) -> Abandoned:
-        """Return the publications that have no answer: the channel has ended."""
+        """Return the publications without an answer, because the channel has ended."""
         self._pass_on_confirmed()
         left = Abandoned(list(self._sent.values()), list(self._waiting), bool(self._alone))
         self._sent.clear()
@@ -184,7 +184,7 @@ class Sender:
             self._sink.confirmed(publish_ids)
 
     def _on_return(self, _channel: object, method: Any, properties: RawProperties, body: bytes) -> None:
-        """Note that the oldest publication that matches had no route: its confirm must not count as one."""
+        """Note that the oldest matching publication had no route: its confirm must not count."""
         reason = f"returned: {method.reply_text} (exchange {method.exchange!r}, routing key {method.routing_key!r})"
         number = self._find(method, properties.block, body) or self._find(method, None, None)
         if number:

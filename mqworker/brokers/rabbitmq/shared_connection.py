@@ -2,11 +2,11 @@
 
 Runs on the loop of the broker admin process. Each request has channels of its own on the connection. A queue that does
 not answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
-connection on which a request passed its deadline gets no further requests, and is closed when those that are on it
-have ended: a slow request costs only its own answer, and what it blocked does not accumulate.
+connection on which a request passed its deadline gets no further requests, and is closed when the present ones have
+ended: a slow request costs only its own answer, and blocked channels do not accumulate.
 
-Of several hosts each gets a part of the first request's time, and one that failed is tried last by the next: a host
-that does not answer (it is frozen, or switched off) keeps no request from the others.
+If there are several hosts, each gets a part of the first request's time, and the next request tries a host that
+failed last of all: so a host that does not answer (frozen or switched off) does not keep requests from the others.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ class SharedConnection:
         self._name = name
         self._current: AmqpConnection | None = None  # for new requests
         self._connecting = asyncio.Lock()
-        self._host = 0  # which URL is tried next; it counts on
-        self.requests: dict[AmqpConnection, int] = {}  # how many are on each connection
+        self._host = 0  # which URL is tried next; only grows
+        self.requests: dict[AmqpConnection, int] = {}  # how many requests are on each connection
 
     @asynccontextmanager
     async def request(self, deadline: float) -> AsyncIterator[AmqpConnection]:
         """Provide a connection for one request; a fault becomes BrokerUnavailable or BrokerRefused.
 
-        BrokerBrokeOff if the broker has closed a channel of the request, and the connection goes on.
+        BrokerBrokeOff means that the broker has closed a channel of the request, but not the connection.
         """
         connection: AmqpConnection | None = None
         try:
@@ -63,7 +63,7 @@ class SharedConnection:
         await asyncio.gather(*(connection.shutdown(1.0) for connection in self.requests))
 
     def _end_unused(self) -> None:
-        """End the connections that take no new requests and have none left."""
+        """End the connections that get no new requests and have none left."""
         for connection, requests in list(self.requests.items()):
             if not requests and connection is not self._current:
                 del self.requests[connection]
@@ -79,7 +79,7 @@ class SharedConnection:
             urls, reason = self._config.urls, "no broker.url"
             for _ in urls:
                 url = urls[self._host % len(urls)]
-                self._host += 1  # already now: the request's deadline may pass while we wait
+                self._host += 1  # before the attempt: the request's deadline may pass during it
                 try:
                     connection = await AmqpConnection.open(parameters(url, self._config, self._name), deadline)
                 except (Lost, OSError, ValueError) as error:

@@ -1,18 +1,19 @@
 """The right to consume the input of an ordered stage alone.
 
-Runs on the loop of the Link, for `consuming`. Also one instance needs it: when we give a connection up that does not
-answer, the broker keeps what it has sent there until it notices too (two heartbeats), and what stands behind that would
-come first to our next connection.
+Runs on the loop of the Link, for `consuming`. Even a single instance needs this: when we abort a connection that does
+not answer, the broker keeps the messages that it has sent on it until it notices too (two heartbeats), and our next
+connection would get the messages after them first.
 
-A queue with `x-single-active-consumer`, as we make it, sees to that itself: our consumer gets nothing while another one
-was there first. On any other queue we wait until it has no consumer. Whoever does so holds a lock, an exclusive queue
-of that connection: two that saw no consumer at one moment would both begin, and giving back what they have got would
-reorder a quorum queue. Consumers that know nothing of the lock can still come later; a warning says so.
+A queue with `x-single-active-consumer`, as we declare it, ensures this itself: our consumer gets nothing while there is
+an earlier one. With any other queue, we wait until it has no consumer, and hold a lock, an exclusive queue of that
+connection: without it, two instances that see no consumer at the same moment would both begin, and returning what they
+got would reorder a quorum queue. Consumers that do not know the lock can still come later; a warning says so.
 
-The lock's name stays as it is: two versions of mqworker that had different ones could both begin. So a queue that
-somebody else has made with this name is refused, instead of another name taken.
+The lock's name must not change: two versions of mqworker with different names could both begin. So if somebody else has
+made a queue with this name, that is an error; no other name is used.
 
-Owns the lock. Raises `Lost` with the connection, when the queue is gone, and when the lock is a queue of somebody else.
+Owns the lock. Raises `Lost` when the connection is lost, when the queue is gone, and when the lock is a queue of
+somebody else.
 """
 
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
@@ -28,7 +29,7 @@ class SoleConsumer:
     """See the module head."""
 
     def __init__(self, queue: str) -> None:
-        self.waits = ""  # for which other consumer, in one sentence
+        self.waits = ""  # one sentence that says for which other consumer it waits
         self._queue = queue
         self._lock = f"{queue}{ORDER_LOCK}"
         self._locked_on: AmqpConnection | None = None
@@ -51,14 +52,14 @@ class SoleConsumer:
         self.waits = ""
 
     async def release(self) -> None:
-        """Let another stage consume; raises Lost."""
+        """Release the lock, so that another stage can consume; raises Lost."""
         connection, self._locked_on = self._locked_on, None
         self.alone()
         if connection is not None:
             await release_lock(connection, self._lock)
 
     async def _locks(self, connection: AmqpConnection) -> bool:
-        """Take the lock; returns False while another connection has it. Where we may have none, there is none."""
+        """Take the lock; returns False while another connection has it, and True if we are not allowed to have it."""
         if self._locked_on is connection:
             return True
         try:
@@ -74,7 +75,7 @@ class SoleConsumer:
         return True
 
     async def _refuse_foreign(self, connection: AmqpConnection) -> None:
-        """Raise Lost if what has the lock's name is no lock: anybody may look at a queue that is not exclusive."""
+        """Raise Lost if the queue with the lock's name is no lock, because it is not exclusive: anybody can see it."""
         try:
             foreign = await queue_status(connection, self._lock) is not None
         except Lost:

@@ -1,9 +1,9 @@
-"""When the next epoch of consuming may begin: once it is wanted and, for an ordered stage, nobody else consumes.
+"""When the next epoch of consuming may begin: once it is wanted and, for an ordered stage, there is no other consumer.
 
-Runs on the loop of the Link; part of `consuming`, which asks before each epoch and says how each one ends. An epoch is
-wanted from the first prefetch until one is ended at rest; where no order is kept, also before the first prefetch, so
-that everything is ready for it. While there is no epoch although nothing is missing for one, the stage is idle, which
-`idle` reports. Owns the right to consume alone (`sole_consumer`); raises Lost as that does.
+Runs on the loop of the Link; part of `consuming`, which asks before each epoch and reports how each one ends. An epoch
+is wanted from the first prefetch until one is ended at rest; if no order is kept, also before the first prefetch, so
+that everything is ready for it. `idle` means that there is no epoch although nothing that it needs is missing. Owns the
+right to consume alone (`sole_consumer`); raises Lost as that does.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ class Standby:
 
     def __init__(self, queue: str, report: Callable[[], None], *, ordered: bool) -> None:
         """`report` is called when this begins to wait."""
-        self.idle = False  # there is no epoch, and nothing is missing for one
+        self.idle = False  # there is no epoch, although nothing that it needs is missing
         self._report = report
         self._sole = SoleConsumer(queue) if ordered else None
         self._wanted = asyncio.Event()
@@ -53,7 +53,7 @@ class Standby:
         self._wanted.clear()
 
     async def may_begin(self, connection: AmqpConnection, found: Found) -> bool:
-        """Wait until an epoch may begin; returns False if it has to be looked up again what the queue is."""
+        """Wait until an epoch may begin; returns False if the queue has to be looked up again before that."""
         if not self.wanted:
             self._wait()
             await self._wanted.wait()
@@ -80,11 +80,11 @@ class Standby:
         self.idle = True
 
     def failed(self) -> None:
-        """Note that something is missing for an epoch."""
+        """Note that something that an epoch needs is missing."""
         self.idle = False
 
     def lost(self) -> None:
-        """Note that the connection has ended: whoever else consumes is looked for on the next one."""
+        """Note that the connection has ended; the next one is asked again for other consumers."""
         self.idle = False
         self.alone()
 

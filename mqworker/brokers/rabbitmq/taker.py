@@ -1,4 +1,4 @@
-"""A channel of the Admin on which messages of one queue are taken: some are removed, some put back as new ones.
+"""A channel of the Admin on which messages of one queue are taken: some are removed, some are put back as new ones.
 
 Runs on the loop of the broker admin process; made for one request. What is not removed goes back when it closes.
 """
@@ -26,10 +26,10 @@ from mqworker.brokers.rabbitmq.queues import (
     queue_status,
 )
 
-# How many copies are confirmed, and originals acknowledged, at once: of 1,000 acks just before its channel closed, a
-# quorum queue (3.10.8) had not taken all.
+# How many copies are confirmed, and originals acknowledged, at once: a quorum queue (3.10.8) did not get all of 1,000
+# acks that were sent just before the channel closed.
 TOGETHER = 30
-KINDS = {"quorum", "classic"}  # what a consumer takes from a stream does not go back
+KINDS = {"quorum", "classic"}  # streams are left out: what is taken from one does not go back
 COPIED_TO = {"CC", "BCC"}  # headers that name further queues for a message
 
 
@@ -42,7 +42,7 @@ class Unacked(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """What is to be removed, after the publication in its place, if there is one, was confirmed."""
+    """A message to be removed, once the publication in its place, if there is one, is confirmed."""
 
     tag: int
     instead: Publication | None
@@ -55,11 +55,11 @@ class Taker:
         self.channel = channel
         self.queue = queue
         self.removed = 0
-        self.copied = 0  # messages that have a copy at the end of the queue instead
-        self.worn: dict[int, Unacked] = {}  # by tag; what could be dropped if it went back often
+        self.copied = 0  # messages that were replaced by a copy at the end of the queue
+        self.worn: dict[int, Unacked] = {}  # by tag; messages that may soon reach the delivery limit
         self._placer = placer
         self._limit = limit  # deliveries
-        self._acks = 0  # how many we sent
+        self._acks = 0  # how many acks we have sent
         self._all_to = 0  # all tags up to this one are settled
 
     async def get(self) -> Unacked | None:
@@ -74,10 +74,10 @@ class Taker:
         return message
 
     async def remove(self, removals: Sequence[Removal]) -> None:
-        """Remove messages, in the order of their tags; BrokerRefused when what was to replace one is not stored.
+        """Remove messages, in the order of their tags; raises BrokerRefused when a replacement was not stored.
 
-        Returns when the channel has read the acks. It lags behind with single ones: without waiting for it, whoever
-        killed us after thousands of them had up to 437 messages in both queues.
+        Returns when the channel has read the acks. It lags behind with single acks: without this wait, a kill after
+        thousands of them left up to 437 messages in both queues.
         """
         replaced = [removal for removal in removals if removal.instead is not None]
         refusals = await self._placer.place_all(
@@ -97,7 +97,7 @@ class Taker:
             raise refusal
 
     async def renew(self, placer: Placer) -> None:
-        """Replace what could be dropped soon by copies; what cannot be replaced now stays as it is."""
+        """Replace messages that may soon be dropped by copies; those that cannot be replaced now stay as they are."""
         worn = list(self.worn.values())
         self.worn.clear()
         for start in range(0, len(worn), TOGETHER):
@@ -109,17 +109,18 @@ class Taker:
             self._ack(stored)
 
     async def acked(self) -> None:
-        """Wait until the queue has all acks, as far as that can be known; raises Lost.
+        """Wait until the queue has all acks, as far as we can know; raises Lost.
 
-        A channel passes 33 of them on to a quorum queue until the disk has the first, and forgets the others if it is
-        closed meanwhile. An answer shows that it has read all; after that nobody tells, so they get SILENCE.
+        A channel passes on 33 acks to a quorum queue until the first is on disk, and loses the others if it is closed
+        before that. An answer shows that the channel has read all acks; nothing shows when the queue has them, so they
+        get SILENCE.
         """
         if self._acks > TOGETHER:
             await self.channel.ask("basic_qos", prefetch_count=1)
             await asyncio.sleep(SILENCE)
 
     def _ack(self, tags: Sequence[int]) -> None:
-        """Acknowledge; those that follow each other from the first one on, by one ack."""
+        """Acknowledge; with one ack if the tags follow each other from the first unsettled one on."""
         if not self.channel.usable:
             return
         first = self._all_to + 1
@@ -134,19 +135,19 @@ class Taker:
 
 
 class Sight(NamedTuple):
-    """A queue as whoever looks at it has to know it."""
+    """What a look at a queue has to know about it."""
 
     ready: int
-    limit: int | None  # deliveries of one message; None for any number, or if we may not know
-    consumable: bool  # we may consume from it: that neither takes others' messages nor deletes the queue
-    reorders: bool  # what comes back gets behind what came back before
+    limit: int | None  # deliveries of one message; None for any number, or if unknown
+    consumable: bool  # a consumer of ours would neither take others' messages nor delete the queue
+    reorders: bool  # returned messages are put behind those returned before
 
 
 async def sight(connection: AmqpConnection, queue: str) -> Sight:
-    """Return what a queue is; BrokerRefused if there is none.
+    """Return what is known about a queue; raises BrokerRefused if there is none.
 
-    An auto-delete queue would vanish with our consumer. A single active consumer would keep a stage waiting that
-    begins meanwhile, and whoever consumes already would share the messages with us.
+    An auto-delete queue would be deleted with our consumer. In a queue with a single active consumer, we would keep a
+    stage waiting that begins in the meantime. If the queue has consumers, they would share the messages with us.
     """
     status = await queue_status(connection, queue)
     if status is None:
@@ -165,7 +166,7 @@ async def sight(connection: AmqpConnection, queue: str) -> Sight:
 
 
 def _as_new(properties: bytes) -> bytes:
-    """Return the properties of a message for its copy, which must get to its own queue alone, and not be refused."""
+    """Return a message's properties for its copy, which must go to its own queue only, and must not be refused."""
     properties = without_delivery_count(properties)
     try:
         decoded = Properties.decode(properties)

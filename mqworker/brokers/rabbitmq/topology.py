@@ -1,7 +1,7 @@
-"""What a stage needs on RabbitMQ, as a whole.
+"""Ensures everything that a stage needs on RabbitMQ.
 
-Runs on the loop of the Link, at each connect and when something turns out to be missing. Owns nothing. Raises `Lost`,
-which names what neither exists nor can be created, or says why the input cannot be consumed as a work queue.
+Runs on the loop of the Link, for each new channel and when something turns out to be missing. Owns nothing. Raises
+`Lost`, which names what neither exists nor can be created, or says why the input cannot be consumed as a work queue.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from mqworker.brokers.rabbitmq.queues import LOCKED, SINGLE_ACTIVE, YOUNG, Found
 
 
 def input_arguments(connection: AmqpConnection, queue_type: str, *, ordered: bool) -> dict[str, Any]:
-    """Return the arguments of a stage's input queue, where it is made here."""
+    """Return the arguments with which a stage's input queue is made, if it is missing."""
     return queue_arguments(connection, queue_type) | ({SINGLE_ACTIVE: True} if ordered else {})
 
 
 async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callable[[], None]) -> Found:
     """Ensure that a stage's whole topology exists; raises Lost, which names what cannot be created or used.
 
-    `on_made` is called as soon as the input was made, because a later step may fail.
+    `on_made` is called as soon as the input has been made, because a later step may fail.
     """
     arguments = queue_arguments(connection, topology.queue_type)
     try:

@@ -1,10 +1,10 @@
-"""Keeps what a stage needs on its broker in existence: ensures it for each channel, and again when something is gone.
+"""Ensures that what a stage needs on its broker exists: for each channel, and again when something is gone.
 
-Runs on the loop of the Link, which owns it, on the consuming connection. Owns what was found there last, and the repair
+Runs on the loop of the Link, which owns it, on the consuming connection. Owns what was last found there, and the repair
 in progress: there is one at a time, at the earliest REPAIR_EVERY seconds after the topology was last ensured. One that
-fails says so in `incomplete`, and is repeated with each upkeep until one succeeds. Tells the result route what a repair
-has shown, and the arrivals when the input is a new queue. A fault raises Lost in `prepare` and `upkeep`, which the
-connection awaits, and nowhere else.
+fails reports so in `incomplete`, and is repeated with each upkeep until it succeeds. Informs the result route of each
+repair's findings, and the arrivals when the input is a new queue. A fault raises Lost in `prepare` and `upkeep`, which
+the connection awaits, and nowhere else.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class TopologyRecovery:
         delays: Callable[[], Iterable[int]],
         changed: Callable[[], None],
     ) -> None:
-        """`delays` returns those whose queues are in use; `changed` is called when there is something new to see."""
+        """`delays` returns those whose queues are in use; `changed` is called when something new may be reported."""
         self.repairs = 0
         self.incomplete = ""  # why the last repair failed
         self._topology = topology
@@ -50,7 +50,7 @@ class TopologyRecovery:
 
     @property
     def found(self) -> Found:
-        """What the input queue is, as last seen, or as it would be made."""
+        """What the input queue is, as last seen; before that, as it would be made."""
         return self._found or Found(self._topology.queue_type)
 
     @property
@@ -60,17 +60,17 @@ class TopologyRecovery:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What an operator must know about what was found."""
+        """What an operator must know about the queues and exchanges that were found."""
         return tuple(dict.fromkeys(self.found.warnings + self._bindings.warnings + self._route.warnings))
 
     async def prepare(self, connection: AmqpConnection) -> Found:
-        """Ensure that everything exists, for a new channel; what was learned about the exchange is found out again."""
+        """Ensure that everything exists, for a new channel; forgets what was learned about the exchange."""
         self._connection = connection
         self._route.begin_anew()
         return await self._ensure(connection)
 
     async def upkeep(self, connection: AmqpConnection) -> None:
-        """Keep queues from expiring, bind the input again, and repeat a repair that failed; to be called often."""
+        """Keep queues from expiring, bind the input again, and repeat a failed repair; to be called often."""
         quorum = frozenset[str]() if self._found is None else self._found.quorum
         await self._upkeep.touch(connection, quorum, self._delays())
         if self._found is None:
@@ -99,7 +99,7 @@ class TopologyRecovery:
         try:
             found = await self._ensure(connection)
         except Lost as lost:
-            if connection.usable:  # else the next connection begins with a new one
+            if connection.usable:  # otherwise the next connection ensures everything anew
                 self.incomplete = f"the topology is incomplete: {lost}"
         else:
             self._route.repaired(found, since)

@@ -1,21 +1,22 @@
-"""Keeps queues that only wait from expiring.
+"""Keeps queues without consumers from expiring.
 
-Runs on the loop of the Link, with each ping of the consuming connection, the first as soon as that is open. A policy of
-the broker can give every queue an `expires`: one without a consumer is then deleted, with its messages, unless somebody
-uses it. Such a policy cannot be seen over AMQP. So the delay queues, the dead-letter queue and the output are used
-every few seconds, and the input is while it has no consumer; also while they are empty, because a message may arrive
-just before the queue expires: a publication does not count as use. Owns the list of delay queues that exist.
+Runs on the loop of the Link, with each ping of the consuming connection, the first as soon as the connection is open. A
+policy of the broker can give every queue an `expires`: a queue without a consumer is then deleted, with its messages,
+unless somebody uses it. Such a policy is not visible over AMQP. So the delay queues, the dead-letter queue and the
+output are used every few seconds, and the input while it has no consumer. This is done even while they are empty,
+because a message may arrive just before the queue expires, and a publication does not count as use. Owns the list of
+delay queues that exist.
 
-To ask for a classic queue counts as use. For a quorum queue it does not, nor does declaring it again (rabbitmq-server
-issue 5894); there, a consumer comes and goes that has asked for no message (a consumer argument of RabbitMQ 3 that is
-not documented). That costs an entry in the log of the queue, which is written to disk, for each queue at each ping;
-also for an empty one, because a policy may let it expire before anything rarer.
+A passive declare counts as use of a classic queue. For a quorum queue it does not, and neither does declaring it again
+(rabbitmq-server issue 5894); there, a consumer is registered and removed again that asks for no messages (an
+undocumented consumer argument of RabbitMQ 3). For each queue at each ping, that costs an entry in the queue's log,
+which is written to disk. Empty queues are not spared, because with anything rarer, a policy might let them expire.
 
-RabbitMQ 4 does not know that argument. There, a quorum queue that holds messages is used only by taking one, which
-counts as a delivery, and a policy can limit the deliveries. A delay queue survives that: a message beyond the limit is
-moved to the input before its time, and the count does not come with it. So one message of each delay queue is taken and
-given back from time to time, or, while it is empty, a consumer comes and goes. From other queues such a message would
-be lost, so they are left alone.
+RabbitMQ 4 does not know that argument. There, the only use of a quorum queue that holds messages is to take one, which
+counts as a delivery, and a policy can limit the deliveries. For a delay queue this is harmless: a message beyond the
+limit is moved to the input early, and its count starts again. So from time to time, one message of each delay queue is
+taken and given back, or, if the queue is empty, a consumer is registered and removed. In other queues, a message beyond
+the limit would be lost, so they are left alone.
 """
 
 import asyncio
@@ -29,10 +30,10 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.queues import NOT_FOUND, delay_queue, major_version
 
-DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage may ever have used
+DELAYS = tuple(1 << power for power in range(23))  # seconds: all delays that a stage may ever have used
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}
 PATIENCE = 2.0  # seconds for a queue's answers
-ROUND = 6.0  # seconds for all requests of one round: the next ping waits for them
+ROUND = 6.0  # seconds for all requests of one round, because the next ping waits for them
 TAKE_EVERY = 20.0  # seconds between two messages that are taken from a delay queue of RabbitMQ 4
 
 
@@ -41,16 +42,16 @@ class Upkeep:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._delays: set[int] = set(DELAYS)  # at first any of them may be left from an earlier run
+        self._delays: set[int] = set(DELAYS)  # at first all, because any of them may be left from an earlier run
         self._stuck: dict[str, Channel] = {}  # name -> the channel whose request the queue has not answered yet
         self._taken = -TAKE_EVERY  # loop time of the round in which messages were last taken
 
     async def touch(self, connection: AmqpConnection, quorum: Collection[str], used: Iterable[int]) -> None:
-        """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection.
+        """Use the queues without a consumer; `used`: delays of this Link. Raises Lost when the connection is lost.
 
-        `quorum`: those of the other queues that are known to be quorum queues. The delay queues come first: connecting
-        uses the others too, if they are classic. A queue that does not answer (one without a leader) costs its own
-        patience, and one channel until it does.
+        `quorum`: those of the other queues that are known to be quorum queues. The delay queues come first, because
+        connecting uses the others too, if they are classic. A queue that does not answer (one without a leader) takes
+        up PATIENCE, and one channel until it answers.
         """
         self._delays.update(used)
         delays = {delay_queue(self._topology.input, delay): delay for delay in sorted(self._delays)}
@@ -81,7 +82,7 @@ class Upkeep:
 async def touch(channel: Channel, name: str, *, quorum: bool, take: bool) -> bool:
     """Use a queue that has no consumer; returns whether it exists. Closes the channel.
 
-    `take`: on RabbitMQ 4 a message may be taken for that; it goes back with the end of the channel.
+    `take`: on RabbitMQ 4 a message may be taken for this; it goes back when the channel closes.
     """
     connection = channel.connection
     try:

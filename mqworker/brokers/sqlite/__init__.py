@@ -1,9 +1,9 @@
 """The embedded broker: queues in one SQLite file, for first steps, for one machine, and for tests without a server.
 
 `SqliteLink` runs in a stage's Producer, `SqliteAdmin` in the broker admin; any number of processes may share one file.
-What was confirmed has been synced to the disk.
+What is confirmed has been synced to disk.
 
-    file.py     the file: opening, transactions, what its errors mean
+    file.py     the file: opening it, transactions, what its errors mean
     store.py    queues, routes, messages, leases, delays, as functions on the open file
     sole_consumer.py  who else consumes the input of an ordered stage
     owners.py   which process holds a lease, and whether it is alive

@@ -1,7 +1,7 @@
 """`SqliteAdmin`: one-off requests to the embedded broker.
 
 Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A request
-that writes is one transaction, which is rolled back when its deadline has passed: a request without an answer in time
+that writes is one transaction, which is rolled back if its deadline has passed: a request that is not answered in time
 has changed nothing. Fails with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such
 queue, no route).
 """
@@ -109,7 +109,7 @@ class SqliteAdmin:
         replies, seen = Replies(), 0
 
         def receive(db: sqlite3.Connection) -> bool:
-            """Read those that are new; returns whether all are there."""
+            """Read the new replies; returns whether all have come."""
             nonlocal seen
             queue = _existing(db, reply)
             new = store.ready_ids(db, queue, store.count_ready(db, queue))[seen:]
@@ -125,7 +125,7 @@ class SqliteAdmin:
                     raise BrokerUnavailable(f"{what}: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
         finally:
-            # a queue that cannot be deleted now ends with this process
+            # a queue that cannot be deleted now is deleted when this process ends
             with contextlib.suppress(BrokerUnavailable, BrokerRefused):
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
         return replies.all()
@@ -137,8 +137,8 @@ class SqliteAdmin:
         deadline: float,
         show: Show | None = None,
         *,
-        singly: bool = False,  # noqa: ARG002 - the interface; a look touches nothing here
-        fetched: Fetched | None = None,  # noqa: ARG002 - nor does a message cost a round trip
+        singly: bool = False,  # noqa: ARG002 - part of the interface; a look changes nothing here
+        fetched: Fetched | None = None,  # noqa: ARG002 - as above; no message costs a round trip
     ) -> list[Peeked]:
         """See `Admin.peek`."""
         return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)
@@ -152,12 +152,12 @@ class SqliteAdmin:
         *,
         most: int | None = None,
         singly: bool = False,  # noqa: ARG002 - as above
-        together: int = MOVED,  # noqa: ARG002 - of a transaction nothing is doubled
+        together: int = MOVED,  # noqa: ARG002 - nothing is doubled in a transaction
         moving: Moving | None = None,
     ) -> int:
-        """See `Admin.move`; up to 500 messages or 32 MiB that are moved are one transaction.
+        """See `Admin.move`; one transaction moves up to 500 messages or 32 MiB.
 
-        A publication without a route ends it: `BrokerRefused`, and nothing of that transaction was done.
+        A publication without a route raises `BrokerRefused`; then nothing of that transaction was done.
         """
         until = time.monotonic() + deadline
 
@@ -218,7 +218,7 @@ class SqliteAdmin:
             return work(self._file.db)
         with self._file.transaction() as db:
             result = work(db)
-            if time.monotonic() > until:  # nobody waits for it any more
+            if time.monotonic() > until:  # nobody is waiting for it any more
                 raise BrokerUnavailable(f"{self._path} did not answer in time")
         return result
 
@@ -251,7 +251,7 @@ def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = No
     found: list[Peeked] = []
     for position, each in enumerate(store.ready_ids(db, queue, limit)):
         content = store.content(db, each)
-        if content is None:  # taken by another process since
+        if content is None:  # taken by another process in the meantime
             continue
         verdict = True if show is None else show(*content)
         if verdict == STOP:

@@ -1,8 +1,9 @@
-"""What a move in the embedded broker takes: messages are read and chosen first, and a transaction moves them.
+"""Which messages a move in the embedded broker takes: they are read and chosen first, then a transaction moves them.
 
-Runs in the thread of the Admin. Reading needs no lock, so writers wait only for the transaction, which has nothing but
-what was chosen. A message that somebody else has taken by then is left alone. Fails with what the caller's `wanted`
-raises, `Refused`, `BrokerUnavailable` and SQLite's errors; what is asked again after one goes on where it was.
+Runs in the thread of the Admin. Reading needs no lock, so other writers wait only for the transaction, which contains
+nothing but the chosen messages. A message that somebody else has taken by then is left alone. Raises what the caller's
+`wanted` raises, `Refused`, `BrokerUnavailable` and SQLite's errors; when `read` is called again after an error, it goes
+on where it was.
 """
 
 import sqlite3
@@ -13,11 +14,11 @@ from mqworker.brokers.base import DROP, STOP, BrokerUnavailable, Publication, Wa
 from mqworker.brokers.sqlite import store
 
 TOGETHER = 500  # messages of one transaction
-AT_ONCE = 32 << 20  # bytes of messages that are read before others have a turn, and of what one transaction stores
+AT_ONCE = 32 << 20  # bytes that are read before others get a turn, and that one transaction stores
 
 
 class _Chosen(NamedTuple):
-    """A message that is to go."""
+    """A message that is to be removed."""
 
     id: int
     instead: Publication | None
@@ -33,7 +34,7 @@ class Choosing:
         self._next = 0  # index
         self._chosen: list[_Chosen] = []
         self._bytes = 0  # size of the publications
-        self._db: sqlite3.Connection | None = None  # the database that they were read from
+        self._db: sqlite3.Connection | None = None  # the database that the chosen messages were read from
 
     @property
     def over(self) -> bool:
@@ -45,9 +46,9 @@ class Choosing:
         return self.over or len(self._chosen) >= room or self._bytes >= AT_ONCE
 
     def read(self, db: sqlite3.Connection, room: int, until: float) -> None:
-        """Go on for a while."""
+        """Read and choose messages for a while."""
         if self._chosen and self._db is not db:
-            raise BrokerUnavailable("the file was opened again meanwhile")
+            raise BrokerUnavailable("the file was reopened in the meantime")
         self._db = db
         size, last = 0, self._next + TOGETHER
         while not self.enough(room) and self._next < last and size < AT_ONCE:
@@ -69,7 +70,7 @@ class Choosing:
                 self._chosen.append(_Chosen(message, None))
 
     def take(self) -> "Taking":
-        """Return what is chosen, and begin again."""
+        """Return what has been chosen, and begin a new choice."""
         taking = Taking(self._queue, self._chosen, self._db)
         self._chosen, self._bytes = [], 0
         return taking
@@ -84,13 +85,13 @@ class Taking:
         self._db = db
 
     def __bool__(self) -> bool:
-        """Return whether there is anything."""
+        """Return whether anything was chosen."""
         return bool(self._chosen)
 
     def carry_out(self, db: sqlite3.Connection) -> int:
-        """Do it, in a transaction; returns how many have gone."""
+        """Move the chosen messages, within a transaction; returns how many were removed."""
         if db is not self._db:  # in another file the ids are those of other messages
-            raise BrokerUnavailable("the file was opened again meanwhile; nothing of this step was done")
+            raise BrokerUnavailable("the file was reopened in the meantime; nothing of this step was done")
         gone = []
         for each in self._chosen:
             if not store.is_ready(db, self._queue, each.id):  # taken by another process since

@@ -1,6 +1,6 @@
 """The broker's file: how it is opened, transactions on it, and what its errors mean.
 
-Runs in the one thread that opened it (a Link's writer, an Admin's worker); owns the connection. WAL mode with
+Runs in the thread that opened the file (a Link's writer, an Admin's worker); owns the connection. WAL mode with
 `synchronous=FULL`: once `transaction` returns, what it wrote survives a power failure. Fails with `sqlite3.Error`,
 `OSError`, or `Unusable` for a file that must not be used; `explain` turns each into a sentence that includes the fix. A
 file with other content or of another version is left as it is: nothing here deletes or renames a user's data.
@@ -88,7 +88,7 @@ class File:
 
     def _prepare(self) -> None:
         if (version := self._version()) not in {0, VERSION}:
-            raise Unusable(f"{self.path} has version {version}, this mqworker knows {VERSION}: use the newer one")
+            raise Unusable(f"{self.path} has version {version}, this mqworker knows {VERSION}: use the newer version")
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = FULL")
         self.db.execute("PRAGMA journal_size_limit = 67108864")
@@ -122,7 +122,7 @@ class File:
             return False
 
     def check_in_place(self) -> None:
-        """Raise `Unusable` if they do not: everything written would be lost."""
+        """Raise `Unusable` if they do not: whatever is written would be lost."""
         if not self.is_in_place():
             raise Unusable(f"{self.path} was moved, deleted or replaced while in use: put it back")
 
@@ -150,7 +150,7 @@ class File:
                 self.db.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the connection; SQLite leaves the log alone when another file has replaced this one."""
+        """Close the connection; SQLite leaves the log alone if another file has replaced this one."""
         with contextlib.suppress(sqlite3.Error):
             self.db.close()
 

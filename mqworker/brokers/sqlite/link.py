@@ -1,8 +1,8 @@
 """`SqliteLink`: a stage's Link to the embedded broker.
 
 Runs on the asyncio loop of the stage's Producer and never blocks it: each call becomes a command to the `Writer`
-thread, whose reports come back by `call_soon_threadsafe`, one call for each transaction. Its methods, of a few lines
-each, are those of the two sides that it stands between: twelve of a Link, six of WriterEvents.
+thread, whose reports come back by `call_soon_threadsafe`, one call for each transaction. It has the methods of the two
+interfaces that it connects, each a few lines: twelve of a Link, six of WriterEvents.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class SqliteLink:
         return self._writer.depth
 
     def others(self) -> int | None:
-        """See `Link.others`: retries are in the same file, and are not late."""
+        """See `Link.others`: of no interest here, because retries are in the same file, and are not late."""
         return None
 
     def ask_output_depth(self) -> None:
@@ -93,7 +93,7 @@ class SqliteLink:
 
     @property
     def stale_acks(self) -> int:
-        """The number of acks and releases for an epoch that was over."""
+        """The number of acks and releases of an epoch that was over."""
         return self._writer.stale_acks
 
     async def close(self, deadline: float) -> None:
@@ -124,7 +124,7 @@ class SqliteLink:
         self._ended.set()
 
     def lost(self, reason: str) -> None:
-        """Begin a new era: publications of the present one get no more answers."""
+        """Begin a new era: publications of the present one get no answers any more."""
         self._era += 1
         self._sink.publishes_lost(reason)
 

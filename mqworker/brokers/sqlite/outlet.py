@@ -2,10 +2,10 @@
 
 `SqliteOutlet` lives on the loop of the source's process and never blocks it: each call becomes a command to a thread,
 the only one that touches the file, whose reports come back by `call_soon_threadsafe`. The thread holds the lock (a
-queue that has its registration as owner, and ends with it) and executes all commands that wait in one transaction:
-items and the newest record together, or neither. So nothing is ever repeated here. Each transaction first looks whether
-the lock is still ours. A full disk, or a lock that another process holds, keeps the commands, and they are tried again.
-Any other error loses the Outlet.
+queue whose owner is the thread's registration, and which ends with it) and executes all waiting commands in one
+transaction: items and the newest record together, or neither. So nothing is ever repeated here. Each transaction first
+checks whether the lock is still ours. If the disk is full, or another process has locked the file, the commands are
+kept and tried again. Any other error loses the Outlet.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from mqworker.brokers.sqlite.file import File, Unusable, explain, is_busy, is_fu
 
 # all in seconds
 LOOK = 0.5  # between looks at the file
-STANDBY = 1.0  # between looks whether the lock is free
+STANDBY = 1.0  # between checks whether the lock is free
 REOPEN = 1.0
-AGAIN = 0.2  # after a transaction that the disk or another process has prevented
+AGAIN = 0.2  # after a transaction that a full disk or another process prevented
 BATCH = 1000  # commands in one transaction
 
 _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
@@ -40,7 +40,7 @@ _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
 class _Send(NamedTuple):
     publication: Publication | None
     record: bytes | None
-    records: int  # how many it stands for; only the newest is stored
+    records: int  # how many records it stands for; only the newest is stored
 
 
 class _Ask(NamedTuple):
@@ -77,7 +77,7 @@ class SqliteOutlet:
         self._thread.commands.put(_Ask())
 
     async def close(self, deadline: float) -> None:
-        """See `Outlet.close`; after the deadline the end of the process does it."""
+        """See `Outlet.close`; after the deadline, it is left to the end of the process."""
         if not self._closed and self._thread.is_alive():
             self._thread.commands.put(_Close())
             with contextlib.suppress(TimeoutError):
@@ -85,7 +85,7 @@ class SqliteOutlet:
         self._closed = True
 
     def _post(self, call: Callable[[], None] | None) -> None:
-        """Schedule a call on the loop, None: the end; called in the thread."""
+        """Schedule a call on the loop; None reports the end of the thread. Called in the thread."""
         with contextlib.suppress(RuntimeError):  # the loop was closed before
             self._loop.call_soon_threadsafe(call or self._ended.set)
 
@@ -112,7 +112,7 @@ class _Writer(threading.Thread):
         self._reason = ""  # why nothing is stored
 
     def run(self) -> None:
-        """Open, lock, serve; then the end."""
+        """Open the file, take the lock, and serve; then report the end."""
         file = self._begin()
         if file is not None:
             try:
@@ -120,7 +120,7 @@ class _Writer(threading.Thread):
             except Exception as error:  # noqa: BLE001 - whatever it is, it must be reported
                 refused = isinstance(error, store.Refused)
                 self._post(partial(self._sink.lost, str(error) if refused else explain(error, self._path)))
-            with contextlib.suppress(Exception), file.transaction() as db:  # or the end of this process does it
+            with contextlib.suppress(Exception), file.transaction() as db:  # otherwise the end of this process does it
                 store.remove_owner(db, self._owner)
             file.close()
         self._post(None)
@@ -172,15 +172,15 @@ class _Writer(threading.Thread):
                 self._count(file)
             self._receive(AGAIN if self._reason else 0 if self._pending else self._idle())
             if self._closing and self._reason:
-                break  # what cannot be stored now is yielded again by the next life
+                break  # what cannot be stored now will be yielded again in the next life
 
     def _receive(self, timeout: float) -> bool:
-        """Wait for a command, and take all that have arrived; returns whether the end was among them."""
+        """Wait for a command, and take all that have arrived; returns whether one of them asked for the end."""
         try:
             command = self.commands.get(timeout=timeout) if timeout > 0 else self.commands.get_nowait()
             while True:
                 if isinstance(command, _Send) and command.publication is None and self._pending:
-                    last = self._pending[-1]  # so that records alone are no queue while nothing is stored
+                    last = self._pending[-1]  # so that records do not pile up while nothing is stored
                     self._pending[-1] = _Send(last.publication, command.record, last.records + 1)
                 elif isinstance(command, _Send):
                     self._pending.append(command)
@@ -196,11 +196,11 @@ class _Writer(threading.Thread):
         return self._closing
 
     def _idle(self) -> float:
-        """Return for how long there is nothing to do without a command."""
+        """Return how long to wait for a command: until then there is nothing else to do."""
         return min(LOOK, max(0.0, self._count_from - time.monotonic())) if self._asked else LOOK
 
     def _write(self, file: File) -> None:
-        """Store all that waits, in one transaction."""
+        """Store everything that is waiting, in one transaction."""
         records = [each.record for each in self._pending if each.record is not None]
         publications = [each.publication for each in self._pending if each.publication is not None]
         try:
@@ -233,7 +233,7 @@ class _Writer(threading.Thread):
             self._post(partial(self._sink.blocked, reason))
 
     def _count(self, file: File) -> None:
-        """Answer how much the input holds; at most a hundredth of the time is spent on it."""
+        """Report how much the input holds; at most a hundredth of the time is spent on counting."""
         began = time.monotonic()
         if began < self._count_from:
             return

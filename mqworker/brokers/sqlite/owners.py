@@ -1,9 +1,9 @@
-"""Who holds a lease: a process of this machine, and whether it is still alive.
+"""Which process of this machine holds a lease, and whether it is still alive.
 
 Runs in every process that has the embedded broker open; owns nothing, reads `/proc`. A lease of a live owner never
 expires (a message may take hours, and a stopped process is still alive); a lease of a dead owner is void at once. The
 kernel may assign a pid again, so the start time and the boot are part of the identity. All processes that share a
-broker file must share one pid namespace: from inside another container an owner cannot be seen.
+broker file must share one pid namespace: from inside another container, an owner is not visible.
 """
 
 import os

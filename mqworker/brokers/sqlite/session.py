@@ -1,8 +1,8 @@
 """A session of a Link on the broker's file: from opening it until it is closed or fails.
 
 Runs in the Link's writer thread; owns the open file, the registration under which messages are leased, and the messages
-behind the tags. Each `run` is one transaction, and changes memory only after the commit; so when it raises, nothing has
-happened (except perhaps for `Unsure`).
+behind the tags. Each `run` is one transaction, and changes memory only after the commit; so if it raises, nothing has
+happened (except perhaps after `Unsure`).
 """
 
 import sqlite3
@@ -28,7 +28,7 @@ class PublishCommand(NamedTuple):
 
 
 class AckCommand(NamedTuple):
-    """Command: settle one delivery, or all up to it; one of an older epoch never reaches a session."""
+    """Command: settle one delivery, or all up to it; a command of an older epoch never reaches a session."""
 
     epoch: int
     tag: int
@@ -62,11 +62,11 @@ class Session:
         self.epoch = epoch
         self.depth = 0
         self.consuming = False  # as registered
-        self.waits = ""  # for whom, if the stage is ordered and is not alone
+        self.waits = ""  # which other consumer it waits for, if the stage is ordered
         self._path, self._topology, self._sink = path, topology, sink
-        self._held: dict[int, int] = {}  # tag to message; tags only grow, so it is in order
+        self._held: dict[int, int] = {}  # tag to message; tags only grow, so they are in order
         self._tag = 0
-        self.chores = False  # the next `run` does them; it always writes, so it also tests the disk
+        self.chores = False  # the next `run` does them; they always write, which also tests the disk
         self._changed = True  # `depth` may be outdated
         self._count_from = 0.0  # when to count again
         self._count_other_from: dict[str, float] = {}  # the same for other queues, by their names
@@ -93,7 +93,7 @@ class Session:
         return changed
 
     def tick(self) -> None:
-        """Look for chores; the next `run` does them."""
+        """Check whether there are chores, which the next `run` does."""
         db = self._file.db
         self._file.check_in_place()
         self.chores = self.chores or (
@@ -127,7 +127,7 @@ class Session:
         return None if output is None else self._count_other(output.queue)
 
     def count_dead(self) -> int | None:
-        """Count the dead letters; None as above."""
+        """Count the dead letters; None as for `count_output`."""
         return self._count_other(self._topology.dead)
 
     def _count_other(self, name: str) -> int | None:
@@ -218,7 +218,7 @@ class Session:
 
     def _settle(self, tags: Sequence[int], into: dict[int, int], changes: _Changes) -> None:
         for tag in tags:
-            message = self._held.get(tag)  # None: a result has already settled it
+            message = self._held.get(tag)  # None if a result has already settled it
             if message is not None and tag not in changes.settled and tag not in changes.released:
                 into[tag] = message
 
@@ -240,7 +240,7 @@ class Session:
                 self.epoch, self._tag, row.properties, row.body, bool(row.redelivered), row.exchange, row.routing_key
             )
             calls.append(partial(self._sink.delivered, delivery))
-        # `take` may have stopped early, and without room nobody looks for new messages
+        # `take` may have stopped early, or there was no room, so nothing was looked for
         self._takeable = bool(taken) or len(self._held) >= prefetch
         return calls
 

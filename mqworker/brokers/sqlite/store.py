@@ -1,7 +1,7 @@
 """What the embedded broker can do, as functions on an open file: queues, routes, messages, leases, delays.
 
 Runs in the thread that owns the `File`; owns nothing itself. Functions that write are called inside `File.transaction`.
-Fails with `sqlite3.Error`, and with `Refused` for one publication, none of which was written.
+Raises `sqlite3.Error`, and `Refused` for a publication, of which nothing was written.
 """
 
 import sqlite3
@@ -14,8 +14,8 @@ from mqworker.brokers.base import Publication, Topology
 from mqworker.brokers.sqlite import owners
 from mqworker.ipc.proc import boot_id
 
-LARGE = 8 << 20  # bytes of a body above which it is written in pieces: SQLite would copy it twice ...
-PIECE = 1 << 20  # ... but smaller ones are stored sooner so
+LARGE = 8 << 20  # bytes above which a body is written in pieces: SQLite would copy it twice ...
+PIECE = 1 << 20  # ... but that is faster for smaller ones
 MAX_SIZE = 512 << 20  # bytes of one message; SQLite's own limit is a little under 1 GB
 TAKE_BYTES = 32 << 20  # bytes of bodies taken in one transaction, during which other processes wait for the lock
 
@@ -56,7 +56,7 @@ def is_declared(db: sqlite3.Connection, topology: Topology) -> bool:
 
 
 def make_queue(db: sqlite3.Connection, name: str, owner: int | None = None) -> int:
-    """Return the id of a queue, which is created if missing; with an owner it ends together with that owner."""
+    """Return the id of a queue, which is created if missing; with an owner, it ends together with that owner."""
     db.execute("INSERT OR IGNORE INTO queue (name, owner) VALUES (?, ?)", (name, owner))
     found = queue_id(db, name)
     assert found is not None
@@ -94,7 +94,7 @@ def ready_ids(db: sqlite3.Connection, queue: int, limit: int) -> list[int]:
 
 
 def content(db: sqlite3.Connection, message: int) -> tuple[bytes, bytes] | None:
-    """Return properties and body of a message that is ready; None when it is not."""
+    """Return properties and body of a message; None if it is not ready."""
     query = (
         "SELECT c.properties, c.body FROM message m JOIN content c ON c.id = m.id WHERE m.id = ? AND m.owner IS NULL"
     )
@@ -103,7 +103,7 @@ def content(db: sqlite3.Connection, message: int) -> tuple[bytes, bytes] | None:
 
 
 def is_ready(db: sqlite3.Connection, queue: int, message: int) -> bool:
-    """Return whether a message is in a queue, and nobody has it."""
+    """Return whether a message is in a queue and nobody has taken it."""
     query = "SELECT 1 FROM message WHERE id = ? AND queue = ? AND owner IS NULL"
     return db.execute(query, (message, queue)).fetchone() is not None
 
@@ -119,12 +119,12 @@ def _ids(db: sqlite3.Connection, query: str, queue: int) -> list[int]:
 
 
 def count_ready(db: sqlite3.Connection, queue: int) -> int:
-    """Return how many messages of a queue nobody has taken."""
+    """Return how many messages of a queue are ready: nobody has taken them."""
     return int(db.execute("SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL", (queue,)).fetchone()[0])
 
 
 def count_delayed(db: sqlite3.Connection, name: str) -> int:
-    """Return how many messages will come to a queue when their delay is over."""
+    """Return how many messages will come to a queue when their delays are over."""
     return int(db.execute("SELECT count(*) FROM delayed WHERE target = ?", (name,)).fetchone()[0])
 
 
@@ -259,7 +259,7 @@ def dead_owners(db: sqlite3.Connection) -> list[int]:
 def has_due(db: sqlite3.Connection) -> bool:
     """Return whether a delay is over, or began before the machine was rebooted."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    # no `?1`: early versions of Python 3.12 warn of it
+    # not `?1`, because early versions of Python 3.12 warn about it
     query = "SELECT 1 FROM delayed WHERE boot <> ? OR due <= ? AND target IN (SELECT name FROM queue) LIMIT 1"
     return db.execute(query, (boot_id(), now)).fetchone() is not None
 
@@ -267,7 +267,7 @@ def has_due(db: sqlite3.Connection) -> bool:
 def move_due(db: sqlite3.Connection) -> None:
     """Move every message whose delay is over to its target; one whose target is missing keeps waiting."""
     now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()
-    # after a reboot only the wall clock shows the rest of a delay; if it jumps, it may shorten but not prolong it
+    # after a reboot, only the wall clock shows the rest of a delay; its jumps may shorten a delay, but not prolong it
     db.execute(
         "UPDATE delayed SET due = ? + max(0, min(delay, due_wall - ?)), boot = ? WHERE boot <> ?",
         (now, time.time(), boot, boot),

@@ -2,9 +2,10 @@
 
 Runs as a daemon thread in the stage's Producer; owns the session on the file. It receives commands from the Link
 through a queue and executes all waiting ones in one transaction (group commit: one sync of the disk for many messages);
-it reports through `WriterEvents`, one call for each transaction, after the commit. A full disk, or a lock that another
-process holds, rolls the transaction back: its publications are refused, its acks are kept and tried again. Any other
-error ends the session: its epoch is void, and the file is opened again, with backoff, until that succeeds.
+it reports through `WriterEvents`, with one call for each transaction, after the commit. If the disk is full, or another
+process has locked the file, the transaction is rolled back: its publications are refused, its acks are kept and tried
+again. Any other error ends the session: its epoch is void, and the file is opened again, with backoff, until that
+succeeds.
 """
 
 import queue
@@ -23,7 +24,7 @@ from mqworker.brokers.sqlite.session import Call, Command, PublishCommand, Sessi
 
 # all in seconds
 POLL = (0.02, 0.1)  # between looks for messages of other processes: after some have come, and while none come
-TICK = 0.5  # between looks for dead owners, ended delays, and whether the file is in place
+TICK = 0.5  # between checks for dead owners, for ended delays, and whether the file is in place
 RETRY = (0.1, 5.0)  # seconds of backoff before the file is opened again, least and most
 STEADY = 10.0  # seconds that a session must last for the backoff to start small again
 LOCKED = 4.0  # seconds that another process may hold the lock before publications are refused
@@ -46,11 +47,11 @@ class CountDead(msgspec.Struct, frozen=True):
 
 
 class EndEpoch(msgspec.Struct, frozen=True):
-    """Command: take nothing, and give the unsettled deliveries back after all commands before this one."""
+    """Command: take nothing more, and return the unsettled deliveries after executing all commands before this one."""
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Command: give the unsettled deliveries back by this time (monotonic clock), and end."""
+    """Command: return the unsettled deliveries by this time (monotonic clock), and end."""
 
     until: float
 
@@ -65,7 +66,7 @@ class WriterEvents(Protocol):
         """Receive the new state."""
 
     def lost(self, reason: str) -> None:
-        """Begin a new era: publications of the present one get no more answers."""
+        """Begin a new era: publications of the present one get no answers any more."""
 
     def output_counted(self, depth: int) -> None:
         """Receive the answer to CountOutput."""
@@ -78,7 +79,7 @@ class WriterEvents(Protocol):
 
 
 class Writer(threading.Thread):
-    """See the module head; `commands` is the only way in, `WriterEvents` and the `Sink` are the only ways out."""
+    """See the module head; `commands` is its only input, `WriterEvents` and the `Sink` are its only outputs."""
 
     def __init__(self, path: Path, topology: Topology, sink: Sink, events: WriterEvents, *, name: str) -> None:
         super().__init__(name="sqlite-writer", daemon=True)
@@ -103,13 +104,13 @@ class Writer(threading.Thread):
         self._dead_asked = False
 
     def run(self) -> None:
-        """Open the file, serve, and begin again."""
+        """Open the file and serve, again and again until it is closed."""
         backoff = RETRY[0]
         while self._until is None:
             began = time.monotonic()
             try:
                 session = Session(self._path, self._topology, self._sink, self._owner_name, self._epoch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it must be reported and tried again
+            except Exception as error:  # noqa: BLE001 - any error must be reported, then tried again
                 reason = explain(error, self._path)
                 self._report(connected=False, consuming=False, blocked=False, reason=reason)
             else:
@@ -204,7 +205,7 @@ class Writer(threading.Thread):
             self._events.post([partial(self._sink.refused, publish_id, reason) for publish_id in refused])
 
     def _fail(self, reason: str, *, unsure: bool) -> None:
-        """Report the end of the session, and answer each publication that has no answer."""
+        """Report the end of the session, and answer each publication without an answer."""
         if not unsure:
             self._refuse(reason)
         self._pending = []
@@ -248,13 +249,13 @@ class Writer(threading.Thread):
 
     def _is_valid(self, command: Command) -> bool:
         if isinstance(command, PublishCommand):
-            return command.era == self._era  # otherwise it was reported as lost
+            return command.era == self._era  # otherwise it has been reported as lost
         if command.epoch != self._epoch:
             self.stale_acks += 1
         return command.epoch == self._epoch
 
     def _finish(self, session: Session) -> None:
-        """Give the unsettled deliveries back; if that fails until the deadline, the end of this process does it."""
+        """Return the unsettled deliveries; if that fails until the deadline, the end of this process does it."""
         while True:
             try:
                 session.finish()

@@ -1,6 +1,7 @@
 """(a) 200-byte JSON through a handler that returns it, 2 Consumers, from a backlog: at least 0.9 of a bare relay
     without workers, and 5 times the fastest peer;
 (b) CPU time a message of the whole process tree in the same runs: at most 1.5 times the relay's;
+both also for a stage whose results have no more headers than the relay's.
 """
 
 from functools import partial
@@ -13,6 +14,7 @@ from tests.benchmarks.rounds import Trial
 
 LETTERS = "ab"
 PEERS = (CELERY, SOLO, DRAMATIQ, FASTSTREAM)
+UNSTAMPED = "unstamped"  # mqworker with `stamp = "none"`
 RELAY, LIKE_OURS = "relay", "relay like ours"  # the second's results have properties of the size that ours have
 
 
@@ -24,21 +26,30 @@ def trials(bench: Bench) -> list[Trial]:
     cost = Case("b", "CPU time a message, the whole tree", "us", bench.subject, costs, cost=True)
     here = {name: partial(_ours, bench, name) for name in bench.codes}
     others = {
+        UNSTAMPED: partial(_ours, bench, bench.subject, 'stamp = "none"'),
         RELAY: partial(_relay, bench),
         LIKE_OURS: partial(_relay, bench, "--like-mqworker"),
     } | {name: partial(_peer, bench, name) for name in PEERS if name in bench.peers}
     seconds = 6 + bench.sizes.small / 5_000
-    return [Trial(rate.what, [rate, cost], here | bench.others(others), seconds, bench.sizes.rounds)]
+    found = [rate, cost]
+    if not bench.against:
+        found += [
+            Case("a", "the same, whose results have no headers of ours", rate.unit, UNSTAMPED, goals, part="unstamped"),
+            Case("b", "of that", cost.unit, UNSTAMPED, costs, part="unstamped", cost=True),
+        ]
+    return [Trial(rate.what, found, here | bench.others(others), seconds, bench.sizes.rounds)]
 
 
-def _ours(bench: Bench, name: str) -> tuple[float, float]:
-    return ours.run(bench.queues, bench.codes[name], "same", bodies.small(bench.sizes.small))
+def _ours(bench: Bench, name: str, more: str = "") -> tuple[float, float, float, float]:
+    rate, cost = ours.run(bench.queues, bench.codes[name], "same", bodies.small(bench.sizes.small), more)
+    return rate, cost, rate, cost
 
 
-def _relay(bench: Bench, *options: str) -> tuple[float, float]:
-    return relay.run(bench.queues, bodies.small(bench.sizes.small), *options)
+def _relay(bench: Bench, *options: str) -> tuple[float, float, float, float]:
+    rate, cost = relay.run(bench.queues, bodies.small(bench.sizes.small), *options)
+    return rate, cost, rate, cost
 
 
-def _peer(bench: Bench, name: str) -> tuple[float, float]:
+def _peer(bench: Bench, name: str) -> tuple[float, float, float, float]:
     figures = bench.peers[name].run(bench.queues, "same", bodies.small(bench.sizes.small)[: bench.sizes.peers])
-    return figures.rate, figures.cpu_us
+    return figures.rate, figures.cpu_us, figures.rate, figures.cpu_us

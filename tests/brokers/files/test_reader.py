@@ -121,9 +121,9 @@ def test_a_cut_gzip_file_gives_its_whole_lines(monkeypatch):
     whole = b"".join(b"%d %d\n" % (n, n * n * 7919) for n in range(5000))
     with opened(gzip.compress(whole)[:-400]) as fd:
         lines, found = LineReader(fd, 1000), []
-        with pytest.raises(InputFault, match=r"cut off behind byte [\d,]+") as fault:
+        with pytest.raises(InputFault, match=r"cut off after byte [\d,]+") as fault:
             found.extend(iter(lines.read, None))
-    told = int(str(fault.value).partition("behind byte ")[2].partition(" ")[0].replace(",", ""))
+    told = int(str(fault.value).partition("after byte ")[2].partition(" ")[0].replace(",", ""))
     expected = whole[:told].split(b"\n")[:-1]
     assert [line for _, line in lines_of(found)] == expected
     assert 3000 < len(expected) < 5000

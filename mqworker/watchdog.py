@@ -78,7 +78,7 @@ def check_alive(address: Address) -> str:
 
 
 class EventListener:
-    """Carries out what the Watchdog decides: the question to the service, and supervisord's calls."""
+    """Carries out what the Watchdog decides: the request to the service, and supervisord's calls."""
 
     def __init__(self, program: str, address: Address, rpc: Any) -> None:
         self._program = program

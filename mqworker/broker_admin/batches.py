@@ -23,7 +23,7 @@ class Batches:
         self._moved += count
         self._begun = 0
 
-    def remark(self, published: bool, *, refused: bool = False) -> str:
+    def suffix(self, published: bool, *, refused: bool = False) -> str:
         """Return what is added to the sentence about a failure; `published`: the letters went to another queue.
 
         `refused`: the broker has reported which ones it refuses, and has the acks of all others.

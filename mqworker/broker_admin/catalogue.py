@@ -1,4 +1,4 @@
-"""What the broker admin has seen in the dead-letter queues, so that not every question needs its own look.
+"""What the broker admin has seen in the dead-letter queues, so that not every request needs its own look.
 
 Runs in the broker admin, on its loop. A look takes all letters out of the queue while it lasts, a second or two for
 10,000, and counts as a delivery of each; so a list, its pages, its groups and the letters in it are answered from one

@@ -1,9 +1,9 @@
-"""The Service's side of the broker admin: starts the process on demand, and gives every question a deadline.
+"""The Service's side of the broker admin: starts the process on demand, and gives every request a deadline.
 
-Runs on the Service's main loop. Owns the process; sends it AdminQuestions and receives AdminAnswers, AdminProgress (for
-service/bulk_operations) and log events. A question always gets an answer or a ControlError, at the latest ADMIN_GRACE
+Runs on the Service's main loop. Owns the process; sends it AdminRequests and receives AdminAnswers, AdminProgress (for
+service/bulk_operations) and log events. A request always gets an answer or a ControlError, at the latest ADMIN_GRACE
 after its deadline, whether or not its caller still waits: a process that has not answered by then hangs, so it is
-killed, and the next question starts another. Its death fails the questions in progress, each with a sentence.
+killed, and the next request starts another. Its death fails the requests in progress, each with a sentence.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from mqworker.broker_admin.process import BrokerAdmin
 from mqworker.config.model import Config
 from mqworker.control.errors import ControlError
 from mqworker.control.operator import ADMIN_GRACE
-from mqworker.ipc.admin_messages import AdminAnswer, AdminProgress, AdminQuestion
+from mqworker.ipc.admin_messages import AdminAnswer, AdminProgress, AdminReport, AdminRequest
 from mqworker.ipc.child import KILL_DEADLINE, Child
 from mqworker.ipc.frames import FrameTooLarge
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 
-_answers = msgspec.msgpack.Decoder(AdminAnswer | AdminProgress | LogEvent)
+_answers = msgspec.msgpack.Decoder(AdminReport)
 
 
 class BrokerAdminClient:
@@ -41,9 +41,9 @@ class BrokerAdminClient:
         """Make one request; raises ControlError. A process that does not answer in time is killed and started again."""
         life = self._living()
         self._last_id += 1
-        question = AdminQuestion(self._last_id, verb, time.monotonic() + deadline, arguments)
+        request = AdminRequest(self._last_id, verb, time.monotonic() + deadline, arguments)
         try:
-            answer = await life.ask(question, deadline)
+            answer = await life.ask(request, deadline)
         except FrameTooLarge as error:
             raise ControlError("too_large", f"the request is too large: {error}") from None
         except TimeoutError:
@@ -61,11 +61,11 @@ class BrokerAdminClient:
 
     @property
     def answers(self) -> bool:
-        """Whether the process has answered a question, and so may remember something."""
+        """Whether the process has answered a request, and so may remember something."""
         return self._life is not None and self._life.usable and self._life.answered
 
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:
-        """End the process; the questions in progress fail."""
+        """End the process; the requests in progress fail."""
         if self._life is not None:
             await self._life.child.stop(why, deadline)
 
@@ -87,7 +87,7 @@ class BrokerAdminClient:
 
 
 class _Life:
-    """One process and the questions that it has not answered."""
+    """One process and the requests that it has not answered."""
 
     def __init__(
         self,
@@ -114,23 +114,23 @@ class _Life:
         """Why the process can no longer be asked."""
         return self.child.kill_reason or (f"it {self.child.death}" if self.child.death else "it closed its pipe")
 
-    async def ask(self, question: AdminQuestion, deadline: float) -> AdminAnswer:
-        """Send a question and wait for its answer; the process's deadline stays in force if the caller is cancelled.
+    async def ask(self, request: AdminRequest, deadline: float) -> AdminAnswer:
+        """Send a request and wait for its answer; the process's deadline stays in force if the caller is cancelled.
 
         Raises FrameTooLarge, BrokenPipeError, and TimeoutError if the pipe has no room until the deadline.
         """
         loop = asyncio.get_running_loop()
-        answer = self._waiting[question.id] = loop.create_future()
+        answer = self._waiting[request.id] = loop.create_future()
         try:
             async with asyncio.timeout(deadline):
-                await self.child.put(question)
+                await self.child.put(request)
         except BaseException as error:
-            self._waiting.pop(question.id, None)
+            self._waiting.pop(request.id, None)
             if isinstance(error, BrokenPipeError):
                 self.child.kill("it closed its pipe")
             raise
-        left = question.due + ADMIN_GRACE - time.monotonic()
-        clock = loop.call_later(left, self._hangs, question.id, deadline)
+        left = request.due + ADMIN_GRACE - time.monotonic()
+        clock = loop.call_later(left, self._hangs, request.id, deadline)
         answer.add_done_callback(lambda _: clock.cancel())
         return await asyncio.shield(answer)
 

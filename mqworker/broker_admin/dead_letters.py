@@ -88,7 +88,7 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False, preview: bo
     letter = letter_id(properties, body)
     properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "id": letter,
         "message_id": decoded.message_id,
         "content_type": decoded.content_type,
@@ -98,13 +98,13 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False, preview: bo
     for key, name in names.items():
         value = decoded.headers.get(name)
         if value is not None:
-            told[key] = value
+            document[key] = value
     if whole:
-        told["headers"] = decoded.headers.to_dict()
-        told["correlation_id"] = decoded.correlation_id
-        told["reply_to"] = decoded.reply_to
-        told["timestamp"] = decoded.timestamp
-    shown: dict[str, Any] = tree(told)
+        document["headers"] = decoded.headers.to_dict()
+        document["correlation_id"] = decoded.correlation_id
+        document["reply_to"] = decoded.reply_to
+        document["timestamp"] = decoded.timestamp
+    shown: dict[str, Any] = tree(document)
     if preview:
         shown["preview"] = previews.preview(body, decoded.content_type, decoded.content_encoding)
         shown["header_rows"] = previews.header_rows(decoded.headers)

@@ -58,7 +58,7 @@ class LetterLooks:
     async def taking(self, queue: str, deadline: float, gone: Callable[[], Counter[str]]) -> AsyncIterator[float]:
         """Lock a queue like `alone`, to take letters away; `gone` returns the ids of those taken since its last call.
 
-        Questions about the queue are answered in the meantime with what was seen before, without those letters.
+        Requests about the queue are answered in the meantime with what was seen before, without those letters.
         """
         async with self.alone(queue, deadline) as left:
             self._taking[queue] = gone

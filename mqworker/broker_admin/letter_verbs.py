@@ -1,4 +1,4 @@
-"""Questions to the broker admin about dead letters: lists, groups, single letters, selections, operations.
+"""Requests to the broker admin about dead letters: lists, groups, single letters, selections, operations.
 
 Runs in the broker admin, on its loop. Owns the selections; `letter_operations` has the operations. Each verb takes its
 deadline in seconds as its first argument and returns plain values; it raises what `verbs` raises, and VerbRefused.
@@ -73,8 +73,12 @@ class LetterVerbs:
         fitting = _fitting(found, chosen)
         page = [msgspec.to_builtins(each.row) for each in fitting[after : after + limit]]
         following = after + len(page)
-        told = {"dead_letters": page, "matched": len(fitting), "next": following if following < len(fitting) else None}
-        return told | self._about(stage, found)
+        answer = {
+            "dead_letters": page,
+            "matched": len(fitting),
+            "next": following if following < len(fitting) else None,
+        }
+        return answer | self._about(stage, found)
 
     async def dlq_groups(
         self, deadline: float, stage: str, fresh: float | None = None, chosen: dict[str, Any] | None = None
@@ -92,7 +96,7 @@ class LetterVerbs:
         A letter whose body is too large to return has `too_large` instead.
         """
         found = await self._looks.contents(self._dead(stage), deadline, ids)
-        told = []
+        letters = []
         for properties, body, equal in found.values():
             letter = dead_letters.describe(properties, body, whole=True, preview=preview) | {"equal": equal}
             if preview:
@@ -100,8 +104,8 @@ class LetterVerbs:
                 letter |= {"place": row.place, "fault": fault_of(row)}
             if len(body) > WHOLE:
                 letter |= {"body": b"", "too_large": True}
-            told.append(letter)
-        return told
+            letters.append(letter)
+        return letters
 
     async def dlq_find(self, deadline: float, message_id: str, *, look: bool = False) -> dict[str, Any]:
         """Return the dead letters with this message id, of all stages, as they were last seen or after a new look.
@@ -133,8 +137,8 @@ class LetterVerbs:
         complete = found.complete and not self._looks.taken_from(self._dead(stage))
         selection = Selection(stage, (each.row for each in _fitting(found, chosen)))
         name = self._selections.add(selection, time.monotonic())
-        told = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
-        return told | {"complete": complete}
+        answer = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
+        return answer | {"complete": complete}
 
     async def dlq_selected(self, deadline: float, stage: str, selection: str) -> list[str]:  # noqa: ARG002 - it waits for nothing
         """Return the ids of all letters of a selection; equal letters each have an entry."""
@@ -250,11 +254,11 @@ class LetterVerbs:
             try:
                 return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER, moving=moving)
             except (BrokerUnavailable, BrokerBrokeOff) as error:
-                raise type(error)(f"{error}{moving.remark(published)}") from error
+                raise type(error)(f"{error}{moving.suffix(published)}") from error
             except BrokerRefused as error:
-                raise BrokerRefused(f"{error}{moving.remark(published, refused=True)}") from error
+                raise BrokerRefused(f"{error}{moving.suffix(published, refused=True)}") from error
             except TimeoutError:
-                what = f"it did not end within {deadline:g} s{moving.remark(published)}"
+                what = f"it did not end within {deadline:g} s{moving.suffix(published)}"
                 raise VerbRefused("deadline", what) from None
             finally:
                 self._looks.catalogues.forget(queue)

@@ -144,8 +144,8 @@ def _npy(body: bytes) -> str:
     try:
         head = ast.literal_eval(body[at : at + min(size, 10_000)].decode("latin-1").strip())
         order = "Fortran" if head["fortran_order"] else "C"
-        told = f"array, dtype {head['descr']}, shape {head['shape']}, {order} order, {len(body) - at - size} bytes"
-        return text(told)
+        summary = f"array, dtype {head['descr']}, shape {head['shape']}, {order} order, {len(body) - at - size} bytes"
+        return text(summary)
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         return f"array whose header cannot be read, {len(body)} bytes"
 

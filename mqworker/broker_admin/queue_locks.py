@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from mqworker.brokers.base import BrokerUnavailable
 
-LEAST = 0.1  # least seconds for a question, even if it has waited until its deadline
+LEAST = 0.1  # least seconds for a request, even if it has waited until its deadline
 
 
 class QueueLocks:
@@ -33,8 +33,8 @@ class QueueLocks:
             async with asyncio.timeout(deadline):
                 await lock.acquire()
         except TimeoutError:
-            told = f"somebody else has been looking at {queue!r} for {deadline:g} s, and one look hides it from another"
-            raise BrokerUnavailable(told) from None
+            why = f"somebody else has been looking at {queue!r} for {deadline:g} s, and one look hides it from another"
+            raise BrokerUnavailable(why) from None
         try:
             yield max(LEAST, until - loop.time())
         finally:

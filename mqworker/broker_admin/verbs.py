@@ -1,4 +1,4 @@
-"""Questions to the broker admin: queues, sending, waiting for results, receiving; for dead letters: `letter_verbs`.
+"""Requests to the broker admin: queues, sending, waiting for results, receiving; for dead letters: `letter_verbs`.
 
 Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
 takes its deadline in seconds as its first argument and returns plain values; it raises BrokerUnavailable,

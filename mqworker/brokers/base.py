@@ -213,7 +213,7 @@ class Link(Protocol):
     def ask_output_depth(self) -> None:
         """Ask how many messages are ready in the output queue, which the topology must name; 0 when it is missing.
 
-        The answer goes to the Sink; the messages are counted after this call. While a question has no answer, it is not
+        The answer goes to the Sink; the messages are counted after this call. While a request has no answer, it is not
         asked again; one that is unanswered when the connection ends is forgotten. The answer may take long, or never
         come: a queue may be silent, and the embedded broker spends at most a hundredth of the time on counting.
         """
@@ -253,9 +253,14 @@ class BrokerRefused(Exception):  # noqa: N818 - named after what the broker did
 
 
 class BrokerBrokeOff(BrokerRefused):
-    """The broker closed the channel in the middle of a question: it is unknown how much of the question it has read."""
+    """The broker closed the channel in the middle of a request: it is unknown how much of the request it has read."""
 
     count = 0
+
+
+def no_queue(name: str) -> str:
+    """Return a sentence on a queue that does not exist."""
+    return f"there is no queue {name!r}; `mqworker queues list` shows those of the configuration"
 
 
 def decode_or_refuse(properties: bytes) -> Properties:
@@ -267,7 +272,7 @@ def decode_or_refuse(properties: bytes) -> Properties:
 
 
 class Admin(Protocol):
-    """One-off questions to a broker, each an awaitable that ends by its deadline (seconds).
+    """One-off requests to a broker, each an awaitable that ends by its deadline (seconds).
 
     Every method raises `BrokerUnavailable` or `BrokerRefused`; a connection is made on demand and kept while in use.
     """

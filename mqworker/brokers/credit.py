@@ -2,7 +2,7 @@
 
 Pure: takes the broker's answers, the time and a random number, returns decisions. Used by a Producer for its output
 queue (throttle.py) and by a source for the input queue of its stage (sources/pump.py). The credit is the room below the
-mark, minus everything that may still arrive: results that were published since the question or were unconfirmed when it
+mark, minus everything that may still arrive: results that were published since the request or were unconfirmed when it
 was asked, and one result for each message in a lane. So if each message has one result, this stage never exceeds the
 mark; messages that yield several exceed it by what was in hand when it was reached. Messages from other publishers are
 included in the next answer, which is at most a second away. In an ordered stage, results that wait for their turn
@@ -10,7 +10,7 @@ reserve no credit: they would use up the credit of the very message that they wa
 
 When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
 credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each
-pause between two questions is about as long as all previous ones together. That costs few questions; and when the
+pause between two requests is about as long as all previous ones together. That costs few requests; and when the
 answer comes, the queue has lost at most about twice what it had to lose, so it does not run empty. The pauses vary at
 random by half: of several stages that fill one queue, the first one to ask goes on, and with equal pauses that could
 always be the same one.
@@ -25,9 +25,9 @@ import math
 from typing import NamedTuple
 
 LOW = 0.8  # share of the mark below which the queue counts as no longer full
-SOON = 0.02  # seconds between two questions when the credit is used up ...
+SOON = 0.02  # seconds between two requests when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
-FRESH = 1.0  # seconds after which an answer is outdated, as others may publish, or an unanswered question is lost
+FRESH = 1.0  # seconds after which an answer is outdated, as others may publish, or an unanswered request is lost
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
 SHARE = 10  # each of several may send only its part of the mark divided by this after one answer
 
@@ -49,8 +49,8 @@ class Credit:
         self._mark = mark
         self._most = mark if shared == 1 else max(1, mark // (SHARE * shared))  # after one answer
         self._others = (shared - 1) * self._most
-        self._counted: Sent | None = None  # at the time of the question whose answer is `depth`
-        self._asked: Sent | None = None  # at the time of the question that has no answer yet
+        self._counted: Sent | None = None  # at the time of the request whose answer is `depth`
+        self._asked: Sent | None = None  # at the time of the request that has no answer yet
         self._asked_first = self._asked_last = -math.inf  # when
         self._pause = self._wait = SOON  # as it grows, and with its random part
         self._last_full = -math.inf
@@ -64,7 +64,7 @@ class Credit:
         return self.full or now - self._last_full < STEADY
 
     def unanswered(self, now: float) -> float:
-        """Return for how many seconds a question has been without an answer; 0 if none is."""
+        """Return for how many seconds a request has been without an answer; 0 if none is."""
         return 0.0 if self._asked is None else now - self._asked_first
 
     def due(self, sent: Sent) -> float:
@@ -76,12 +76,12 @@ class Credit:
         if now < self.due(sent):
             return False
         self._asked_last = now
-        if self._asked is None:  # else the next answer may be to the earlier question: assume so
+        if self._asked is None:  # else the next answer may be to the earlier request: assume so
             self._asked, self._asked_first = sent, now
         return True
 
     def answered(self, depth: int, sent: Sent, now: float, chance: float = 0.5) -> None:
-        """Take the number of messages in the queue, counted after the last question without an answer.
+        """Take the number of messages in the queue, counted after the last request without an answer.
 
         `chance`: a random number from 0 to 1.
         """

@@ -1,4 +1,4 @@
-"""The replies to one question of an Admin; there may be several.
+"""The replies to one request of an Admin; there may be several.
 
 Runs on the loop of the caller, or in the thread that reads the embedded broker's file; pure.
 """
@@ -8,7 +8,7 @@ from mqworker.amqp.properties import decode_leniently
 
 
 class Replies:
-    """The replies to one question, until all are there: a message that yields has one for each result."""
+    """The replies to one request, until all are there: a message that yields has one for each result."""
 
     def __init__(self) -> None:
         self._parts: dict[int, tuple[bytes, bytes]] = {}

@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def until_begun(
-    ask: Callable[[], T], patience: float, told: Callable[[str], None], wait: Callable[[float], object]
+    ask: Callable[[], T], patience: float, note: Callable[[str], None], wait: Callable[[float], object]
 ) -> T:
     """Make a request until it is not refused like this, for at most `patience` seconds; raises what it comes to.
 
-    `told` gets a sentence before each wait; `wait` waits so many seconds, or returns true: give up.
+    `note` gets a sentence before each wait; `wait` waits so many seconds, or returns true: give up.
     """
     end = time.monotonic() + patience
     while True:
@@ -29,6 +29,6 @@ def until_begun(
             if not error.not_begun or left <= 0:
                 raise
             seconds = min(error.retry_after, left)
-            told(f"{error}; trying again in {seconds:.0f} s")
+            note(f"{error}; trying again in {seconds:.0f} s")
             if wait(seconds):
                 raise

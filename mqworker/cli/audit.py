@@ -32,6 +32,7 @@ def audit(service: ServiceClient, lines: int) -> None:
     for record in answer["records"]:
         click.echo(output.clean(line(record)))
     if not answer["records"]:
+        service.must_have_stage(service.stage)
         output.note("nothing has been asked for yet")
 
 

@@ -245,5 +245,5 @@ def _ranges(numbers: Iterable[int]) -> str:
             ranges[-1][1:] = [number]
         else:
             ranges.append([number])
-    told = ", ".join(" to ".join(map(str, each)) for each in ranges)
-    return f"line {told} was" if len(ranges) == len(ranges[0]) == 1 else f"lines {told} were"
+    lines = ", ".join(" to ".join(map(str, each)) for each in ranges)
+    return f"line {lines} was" if len(ranges) == len(ranges[0]) == 1 else f"lines {lines} were"

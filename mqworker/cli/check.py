@@ -108,13 +108,13 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     uses: list[SharedUse] = []
     for name, stage in loaded.config.stages.items():
         shared = loaded.config.shared_classes
-        question = check_code(
+        checking = check_code(
             *(name, loaded.root, stage.specs, dict(stage.params), timeout, _show_output),
             shared=shared,
             concurrency=stage.concurrency,
             soft_limit=stage.time_limit.soft,
         )
-        answer = asyncio.run(question)
+        answer = asyncio.run(checking)
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
             yield CheckResult(FAIL, f"jobs {name}", problem, fix)
@@ -125,11 +125,11 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
             yield CheckResult(OK, f"jobs {name}", ", ".join(map(shown, stage.specs)) + at_once)
             uses += answer.shared
             if answer.shared:
-                told = ", ".join(use.name for use in answer.shared)
+                names = ", ".join(use.name for use in answer.shared)
                 once = "has its effect once"
                 if stage.identity == "message_id":
                     once += ' if it has a message_id; for publishers that set none there is `identity = "body"`'
-                yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
+                yield CheckResult(OK, f"shared {name}", f"{names}: each message {once}")
     for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output, timeout)).items():
         yield CheckResult(FAIL, f"shared {name}", *problem.split("; ", 1))
 

@@ -79,8 +79,8 @@ def groups_(service: ServiceClient, filters: tuple[str, ...]) -> None:
       mqworker dlq replay --filter fault=8d1f60a2b3c4
     """
     query = urlencode(parsed(filters))
-    told = {stage: service.client.get(stage_path(stage, f"/dlq/groups?{query}")) for stage in service.stages()}
-    found = {stage: answer["groups"] for stage, answer in told.items()}
+    answers = {stage: service.client.get(stage_path(stage, f"/dlq/groups?{query}")) for stage in service.stages()}
+    found = {stage: answer["groups"] for stage, answer in answers.items()}
     if service.as_json:
         output.data(found)
         return
@@ -95,7 +95,7 @@ def groups_(service: ServiceClient, filters: tuple[str, ...]) -> None:
     ]
     if rows:
         output.table(head, rows)
-    other = sum(answer.get("other", 0) for answer in told.values())
+    other = sum(answer.get("other", 0) for answer in answers.values())
     more = f", {other} more in smaller groups" if other else ""
     output.note(f"{sum(row[2] for row in rows)} dead in {len(rows)} groups{more}")
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, Verb, progress, stage_path, uses_service
+from mqworker.cli.options import ServiceClient, Verb, progress, uses_service
 from mqworker.cli.sources import show_all
 
 LINES = 20  # shown at first
@@ -40,7 +40,7 @@ def status(service: ServiceClient) -> None:
     snapshot = service.status()
     if service.stage:
         if service.stage not in snapshot["stages"]:
-            service.client.get(stage_path(service.stage))  # fails, and says why
+            service.must_have_stage(service.stage)
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
         snapshot["line"] = [place for place in snapshot.get("line", ()) if place["name"] == service.stage]
         snapshot["sources"] = [one for one in snapshot.get("sources", ()) if one["into"] == service.stage]
@@ -258,6 +258,7 @@ def logs(
     for name, value in (("message", message), ("level", level), ("stage", of), ("text", text)):
         if value is not None:
             path += f"&{name}={quote(value.encode('utf-8', 'backslashreplace'), safe='')}"  # as the log writes it
+    service.must_have_stage(of)
     if not follow:
         for record in service.client.get(path)["lines"]:
             click.echo(json.dumps(record) if service.as_json else _readable(record))

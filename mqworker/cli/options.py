@@ -138,6 +138,11 @@ class ServiceClient:
         """Return the name of the selected stage, or of all stages."""
         return [self.stage] if self.stage else list(self.status()["stages"])
 
+    def must_have_stage(self, name: str | None) -> None:
+        """Fail with the stages that there are, if this is none of them; what it selects would just be empty."""
+        if name is not None:
+            self.client.get(stage_path(name))
+
     def one_stage(self) -> str:
         """Return the name of the selected stage; when none was selected, the service must have exactly one."""
         names = self.stages()

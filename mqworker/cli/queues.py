@@ -26,6 +26,8 @@ def list_(service: ServiceClient) -> None:
     """
     rows = service.client.get("/queues")["queues"]
     rows = [row for row in rows if service.stage in (None, row["stage"])]
+    if not rows:
+        service.must_have_stage(service.stage)
     if service.as_json:
         output.data(rows)
         return

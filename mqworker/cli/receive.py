@@ -15,7 +15,7 @@ import click
 
 from mqworker.address import CallError
 from mqworker.cli import output
-from mqworker.cli.options import Failed, ServiceClient, Verb, uses_service
+from mqworker.cli.options import ServiceClient, Verb, uses_service
 
 TIMEOUT = 30.0  # seconds; the service queries the broker
 BATCH = 100  # messages in one request
@@ -65,6 +65,7 @@ def _output(service: ServiceClient) -> str:
     if rows:
         takers = sorted({taker for row in rows for taker in feeds[row["stage"]]})
         raise click.UsageError(f"The results of these stages go to other stages ({', '.join(takers)}); name a QUEUE.")
+    service.must_have_stage(service.stage)
     raise click.UsageError("No output queue is configured; name a QUEUE. `mqworker queues list` shows what there is.")
 
 
@@ -75,8 +76,8 @@ def _tell_of_dead_letters(service: ServiceClient, queue: str) -> None:
         rows = service.client.get("/queues")["queues"]
     for row in rows:
         if (row["name"], row["role"]) == (queue, "dead"):
-            told = f"{queue} holds the dead letters of stage {row['stage']}: what is printed is removed from it"
-            output.note(output.clean(f"{told} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))
+            what = f"{queue} holds the dead letters of stage {row['stage']}: what is printed is removed from it"
+            output.note(output.clean(f"{what} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))
 
 
 class _Receiving:
@@ -87,7 +88,7 @@ class _Receiving:
         self._service = service
         self._queue = queue
         self._written: list[str] = []  # ids of messages that are to be removed
-        self._told: set[str] = set()  # types that are printed in base64
+        self._noted: set[str] = set()  # types that are printed in base64
         self._progress = output.Progress()
 
     def run(self, count: int | None, *, follow: bool) -> None:
@@ -113,13 +114,7 @@ class _Receiving:
         """Have what was written removed, once: equal messages have the same id; return the next ones."""
         request = {"name": self._queue, "limit": limit, "taken": self._written}
         self._written = []
-        try:
-            messages: list[dict[str, Any]] = self._service.client.call("POST", "/queues/receive", request)["messages"]
-        except CallError as error:
-            if "there is no queue" not in str(error):
-                raise
-            what = f"{output.clean(str(error))}; `mqworker queues list` shows what there is"
-            raise Failed(error.code, what) from None
+        messages: list[dict[str, Any]] = self._service.client.call("POST", "/queues/receive", request)["messages"]
         return messages
 
     def _write(self, messages: list[dict[str, Any]]) -> None:
@@ -137,8 +132,8 @@ class _Receiving:
         line = _readable(base64.b64decode(message["body_base64"]), plain=kind.startswith("text/"))
         if line is not None:
             return line
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._noted:
+            self._noted.add(kind)
             output.note(output.clean(f"in base64: {kind}"))
         return str(message["body_base64"])
 

@@ -16,7 +16,7 @@ from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, stage_path
 from mqworker.exits import Exit
 
-FIRST, POLL = 0.02, 0.2  # seconds between two questions how far it is, at first and later
+FIRST, POLL = 0.02, 0.2  # seconds between two requests for its progress, at first and later
 PATIENCE = 2.0  # seconds that Ctrl-C waits for the end
 ALIASES = {"type": "error_type", "message": "message_id"}
 NUMBERS = ("attempt", "generation")
@@ -87,10 +87,10 @@ class Selected:
         self._service = service
         self._stage = stage
         self._path = stage_path(stage, "/dlq/selections")
-        told = service.client.call("POST", self._path, chosen)
-        self.name: str = told["selection"]
-        self.count: int = told["count"]
-        self.complete: bool = told["complete"]
+        answer = service.client.call("POST", self._path, chosen)
+        self.name: str = answer["selection"]
+        self.count: int = answer["count"]
+        self.complete: bool = answer["complete"]
 
     def rest(self, limit: int) -> str:
         """Return a remark on letters that are not in it, although they fit."""
@@ -110,8 +110,8 @@ class Selected:
         """Return where they are in full."""
         return f"{self._path}/{self.name}/export"
 
-    def carry_out(self, kind: str, told: str) -> dict[str, Any]:
-        """Replay or drop them, and wait for the end; `told`: the participle for the output. Returns the operation."""
+    def carry_out(self, kind: str, participle: str) -> dict[str, Any]:
+        """Replay or drop them, and wait for the end; `participle`: for the output. Returns the operation."""
         if not self.count:
             return {"state": "done", "done": 0, "gone": 0, "unsure": 0, "refused": 0, "reason": ""}
         client = self._service.client
@@ -127,7 +127,7 @@ class Selected:
                 if view["state"] in OVER:
                     return view
                 looked = f", {view['looked']} looked at" if view["state"] == "looking" else ""
-                progress.update(f"{view['done']} of {self.count} {told}{looked}")
+                progress.update(f"{view['done']} of {self.count} {participle}{looked}")
                 time.sleep(pause)
                 pause = min(POLL, 2 * pause)
         except KeyboardInterrupt:
@@ -137,20 +137,20 @@ class Selected:
                 time.sleep(POLL)
                 view = client.get(path)
             progress.done()
-            output.note(f"interrupted: {view['done']} of {self.count} {told}")
+            output.note(f"interrupted: {view['done']} of {self.count} {participle}")
             raise
         finally:
             progress.done()
 
 
-def check(view: dict[str, Any], told: str) -> None:
+def check(view: dict[str, Any], participle: str) -> None:
     """Raise `Failed` unless an operation has done what was asked for."""
     if view["gone"]:
         output.note(f"{view['gone']} were no longer there")
     if view["refused"] and view["state"] == "done":
-        raise Failed(Exit.USAGE, output.clean(f"{view['refused']} could not be {told}: {view['reason']}"))
+        raise Failed(Exit.USAGE, output.clean(f"{view['refused']} could not be {participle}: {view['reason']}"))
     if view["state"] == "cancelled":
-        raise Failed(Exit.INTERNAL, f"cancelled: {view['done']} {told}")
+        raise Failed(Exit.INTERNAL, f"cancelled: {view['done']} {participle}")
     if view["state"] == "failed":
         unsure = f"; up to {view['unsure']} may be in both queues" if view["unsure"] else ""
         code = Exit.USAGE if view["refused"] else Exit.BROKER_UNREACHABLE

@@ -127,9 +127,11 @@ class _Sending:
     def _one(self, body: bytes) -> None:
         path = API + stage_path(self._stage, f"/messages?wait={self._wait:g}" if self._wait else "/messages")
         message_id = str(uuid.uuid4())
-        told = _Attempts(self._service, self._stage, message_id, self._note) if self._wait else contextlib.nullcontext()
+        attempts = (
+            _Attempts(self._service, self._stage, message_id, self._note) if self._wait else contextlib.nullcontext()
+        )
         try:
-            with told:
+            with attempts:
                 headers, timeout = {"X-Message-Id": message_id} | self._headers, self._service.timeout
                 request = self._service.client.request
                 ask = partial(request, "POST", path, body, self._content_type, timeout + 5.0, headers)
@@ -200,7 +202,7 @@ class _Attempts:
         self._path = f"/logs?message={message_id}&event=retried&lines=2000"
         self._wanted = {"event": "retried", "stage": stage, "message_id": message_id}.items()
         self._note = note
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -222,8 +224,8 @@ class _Attempts:
     def _look(self) -> None:
         for record in self._client.get(self._path)["lines"]:
             which = json.dumps(record)
-            if self._wanted <= record.items() and which not in self._told:  # an older service reports on all messages
-                self._told.add(which)
+            if self._wanted <= record.items() and which not in self._noted:  # an older service reports on all messages
+                self._noted.add(which)
                 self._note(f"attempt {record.get('attempt')} failed: {record.get('msg')}")
 
 

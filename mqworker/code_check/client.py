@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from mqworker.code_check.process import CodeCheck
-from mqworker.ipc.check_messages import CodeFound, CodeQuestion, CodeReport
+from mqworker.ipc.check_messages import CheckReport, CheckRequest, CodeFound, CodeReport
 from mqworker.ipc.child import Child
 from mqworker.ipc.generation import CodeCopy
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 from mqworker.shared_state.folder import SHARED
 
-_reports = msgspec.msgpack.Decoder(CodeFound | CodeReport)
+_reports = msgspec.msgpack.Decoder(CheckReport)
 
 
 async def check_code(
@@ -47,7 +47,7 @@ async def check_code(
     If it finds problems and the code has changed in the meantime (some packages write modules while they are imported),
     it is repeated once. `named`: jobs that must follow the rules for names that a caller gives, in modules of
     `allowed`. `shared`: the classes of the shared objects that have a name. `source`: which kind of source the job is,
-    if it is one (CodeQuestion). `concurrency` and `soft_limit` are the stage's. `schema`: as in CodeQuestion.
+    if it is one (CheckRequest). `concurrency` and `soft_limit` are the stage's. `schema`: as in CheckRequest.
     """
     digests = tuple(each.digest for each in needed)
     if state_dir is not None and (state_dir / SHARED).is_dir():
@@ -55,23 +55,23 @@ async def check_code(
 
         digests += digests_needed(state_dir)
     where = "" if state_dir is None else str(state_dir)
-    question = CodeQuestion(
+    request = CheckRequest(
         *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {}, source),
         concurrency=concurrency,
         soft_limit=soft_limit,
         schema=schema,
     )
-    report = await _ask(stage, question, deadline, on_log)
-    return await _ask(stage, question, deadline, on_log) if report.edited else report
+    report = await _ask(stage, request, deadline, on_log)
+    return await _ask(stage, request, deadline, on_log) if report.edited else report
 
 
-async def _ask(stage: str, question: CodeQuestion, deadline: float, on_log: Callable[[LogEvent], None]) -> CodeReport:
+async def _ask(stage: str, request: CheckRequest, deadline: float, on_log: Callable[[LogEvent], None]) -> CodeReport:
     answer: asyncio.Future[CodeReport] = asyncio.get_running_loop().create_future()
-    names = ", ".join(question.jobs)
+    names = ", ".join(request.jobs)
 
     found = CodeFound(None)
 
-    def on_report(report: CodeFound | CodeReport) -> None:
+    def on_report(report: CheckReport) -> None:
         nonlocal found
         if isinstance(report, CodeFound):
             found = report
@@ -92,7 +92,7 @@ async def _ask(stage: str, question: CodeQuestion, deadline: float, on_log: Call
     except OSError as error:
         return _without_answer(f"the check could not be started: {error.strerror}")
     try:
-        child.send(question)
+        child.send(request)
         async with asyncio.timeout(deadline):
             return complete(await answer)
     except TimeoutError:

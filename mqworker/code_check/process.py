@@ -3,7 +3,7 @@
 The Service imports no user code; whatever the code does when it is imported (crash, hang, print, exit)
 happens here. For the Service, the check first copies the code and looks at the copy: what was checked is what Consumers
 run, including those that start after the next edit. Started by the Service and by `mqworker check`. Receives one
-CodeQuestion; sends one CodeFound and one CodeReport. After that, or at the deadline, its parent kills it.
+CheckRequest; sends one CodeFound and one CodeReport. After that, or at the deadline, its parent kills it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import msgspec
 
 from mqworker.code_check.names import refuse_after, refuse_before
 from mqworker.ipc import frames
-from mqworker.ipc.check_messages import CodeFound, CodeQuestion, CodeReport
+from mqworker.ipc.check_messages import CheckReport, CheckRequest, CodeFound, CodeReport
 from mqworker.ipc.generation import CODE, CodeCopy, SharedUse
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.spawn import Spawned, be_plain
@@ -39,50 +39,50 @@ class CodeCheck(Spawned):
     def main(self) -> None:
         """Look at the code, answer, and end."""
         sys.dont_write_bytecode = True  # a Consumer would read the .pyc and miss an edit of the same second
-        question = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CodeQuestion)
+        request = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CheckRequest)
         be_plain()
-        found = _find(question)
+        found = _find(request)
         self._send(found)
         try:
-            root, copy = use_code(question.root, found.copy, question.state_dir)
+            root, copy = use_code(request.root, found.copy, request.state_dir)
         except FileNotFoundError as error:
             self._send(CodeReport([str(error)], [], {}))
             return
-        report = self._look(question, root, copy)
-        if report.problems and found.copy is not None and question.copy is None:
+        report = self._look(request, root, copy)
+        if report.problems and found.copy is not None and request.copy is None:
             with contextlib.suppress(TooMuchCode, OSError):
                 report = msgspec.structs.replace(report, edited=digest_of(root) != found.copy.digest)
         self._send(report)
 
-    def _look(self, question: CodeQuestion, root: Path, copy: Path | None) -> CodeReport:
+    def _look(self, request: CheckRequest, root: Path, copy: Path | None) -> CodeReport:
         """Look at the jobs, and at the names that a caller gave both before and after the import."""
-        if question.named and sys.path[:1] != [str(root.resolve())]:
+        if request.named and sys.path[:1] != [str(root.resolve())]:
             sys.path.insert(0, str(root.resolve()))
-        if problems := [each for job in question.named if (each := refuse_before(job, question.allowed, root))]:
+        if problems := [each for job in request.named if (each := refuse_before(job, request.allowed, root))]:
             return CodeReport(problems, [], {})
-        if question.named:  # also disabled jobs, whose parameters do not count
-            report = look(root, copy, question.named, None, question.shared)
+        if request.named:  # also disabled jobs, whose parameters do not count
+            report = look(root, copy, request.named, None, request.shared)
             if report.problems:
                 return report
-        if problems := [each for job in question.named if (each := refuse_after(job))]:
+        if problems := [each for job in request.named if (each := refuse_after(job))]:
             return CodeReport(problems, [], {})
-        report = look(root, copy, question.jobs, json.loads(question.params), question.shared, question.source)
-        if question.schema and not report.problems:
-            return msgspec.structs.replace(report, schema=params_schema(question, root, copy))
-        if question.soft_limit and not report.problems and not question.source:
-            problems = soft_limit_problems(question, root, copy)
+        report = look(root, copy, request.jobs, json.loads(request.params), request.shared, request.source)
+        if request.schema and not report.problems:
+            return msgspec.structs.replace(report, schema=params_schema(request, root, copy))
+        if request.soft_limit and not report.problems and not request.source:
+            problems = soft_limit_problems(request, root, copy)
             report = msgspec.structs.replace(report, problems=problems)
         return report
 
-    def _send(self, record: CodeFound | CodeReport) -> None:
+    def _send(self, record: CheckReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
 
 
-def _find(question: CodeQuestion) -> CodeFound:
-    """Return what to look at: the copy that the question names, or one that is made now."""
-    if question.copy is not None or not question.state_dir:
-        return CodeFound(question.copy)
-    folder, store = Path(question.root).resolve(), Path(question.state_dir) / CODE
+def _find(request: CheckRequest) -> CodeFound:
+    """Return what to look at: the copy that the request names, or one that is made now."""
+    if request.copy is not None or not request.state_dir:
+        return CodeFound(request.copy)
+    folder, store = Path(request.root).resolve(), Path(request.state_dir) / CODE
     try:
         copy = CodeCopy(copy_code(folder, store), str(folder))
     except (TooMuchCode, OSError) as error:
@@ -91,7 +91,7 @@ def _find(question: CodeQuestion) -> CodeFound:
             f"the code in {text(str(folder))} is not copied ({text(str(error))}): a Consumer that starts after an edit"
             " imports what it finds then, under the number of the present generation",
         )
-    remove_unneeded(store, frozenset((copy.digest, *question.needed)))
+    remove_unneeded(store, frozenset((copy.digest, *request.needed)))
     return CodeFound(copy)
 
 
@@ -103,7 +103,7 @@ def look(
     shared: dict[str, str] | None = None,
     source: str = "",
 ) -> CodeReport:
-    """Import the jobs in this process, and validate the parameters if there are any; for the rest see CodeQuestion."""
+    """Import the jobs in this process, and validate the parameters if there are any; for the rest see CheckRequest."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
     from mqworker.jobs.loading import JobLoadError, load_chain, load_source  # noqa: PLC0415 - as above
@@ -134,22 +134,22 @@ def look(
     return CodeReport([], [], defaults, shared=uses)
 
 
-def params_schema(question: CodeQuestion, root: Path, copy: Path | None) -> dict[str, Any] | None:
+def params_schema(request: CheckRequest, root: Path, copy: Path | None) -> dict[str, Any] | None:
     """Return the JSON Schema of these jobs' parameters."""
     from mqworker.jobs.chain import params_types  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.loading import load_chain  # noqa: PLC0415 - as above
     from mqworker.jobs.params_schema import schema_of  # noqa: PLC0415 - as above
 
-    return schema_of(params_types(load_chain(question.jobs, root, copy, question.shared)))
+    return schema_of(params_types(load_chain(request.jobs, root, copy, request.shared)))
 
 
-def soft_limit_problems(question: CodeQuestion, root: Path, copy: Path | None) -> list[str]:
+def soft_limit_problems(request: CheckRequest, root: Path, copy: Path | None) -> list[str]:
     """Return for which of these jobs a soft limit would have no effect: it cannot interrupt a thread."""
     from mqworker.jobs.chain import kind_of  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.loading import load_chain  # noqa: PLC0415 - as above
 
-    chain = load_chain(question.jobs, root, copy, question.shared)
-    if kind_of(chain, question.concurrency) == "serial":
+    chain = load_chain(request.jobs, root, copy, request.shared)
+    if kind_of(chain, request.concurrency) == "serial":
         return []
     plain = [job.spec for job in chain if not job.is_async and job.program is None and not job.shared]
     why = "nothing can interrupt it there"

@@ -34,7 +34,7 @@ class Alarm:
         self._held = 0
         self._late = False
         self._left = 0.0  # remaining seconds, while the limit is suspended
-        self._told = False
+        self._reported = False
         self._thread = threading.get_ident()  # the only thread that it interrupts
         self._handler = self._ring
         signal.signal(signal.SIGALRM, self._handler)
@@ -80,8 +80,8 @@ class Alarm:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             report(log, logging.WARNING, "sigalrm_taken", TAKEN)
 
     def __enter__(self) -> None:

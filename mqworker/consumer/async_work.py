@@ -21,7 +21,7 @@ class TaskLimits(Protocol):
     def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
         """Return the limit because of which the task was cancelled; None if it was no limit."""
 
-    def heed(self) -> None:
+    def raise_missed(self) -> None:
         """Raise the limit that passed while a plain function ran, because nothing interrupts that."""
 
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -50,7 +50,7 @@ class AsyncWorker(Worker):
         if self._shared is not None:
             await limits.aside(self._shared.begin, item, properties)
         try:
-            value = await AsyncRun(self._chain, message, deadline, limits.aside, limits.heed).run(body)
+            value = await AsyncRun(self._chain, message, deadline, limits.aside, limits.raise_missed).run(body)
             if type(value) is AsyncSeveral:
                 value = await self._messages.encode_all_async(value)
         except asyncio.CancelledError:

@@ -134,10 +134,10 @@ class ConsumerLife:
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
         self._pipe_holds = capacity(self._up)
-        chunk, told = self._lane.wait(), False  # told: the Producer knows that the chunk is taken
+        chunk, reported = self._lane.wait(), False  # reported: the Producer knows that the chunk is taken
         while chunk is not None:
             self._begin(chunk, chain, worker)
-            if chunk.more and not told:
+            if chunk.more and not reported:
                 self._send(Outcomes([], worker.generation, taken=chunk.number))
             outcomes, computed, printed = self._compute(chunk, worker)
             done += computed
@@ -147,7 +147,7 @@ class ConsumerLife:
             taken = 0 if following is None else following.number
             self._send(Outcomes(outcomes, worker.generation, taken, chunk.number, memory, leaving, printed))
             self._outbox.clear()
-            chunk, told = following or self._lane.wait(), following is not None
+            chunk, reported = following or self._lane.wait(), following is not None
 
     def _compute(self, chunk: Chunk, worker: Worker) -> tuple[list[Any], int, bool]:
         """Compute the messages of a chunk, up to one that must not begin.

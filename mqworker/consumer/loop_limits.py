@@ -64,10 +64,10 @@ class LoopLimits:
     def waits(self, seat: int) -> Callable[..., None]:
         """Return what a seat's companion calls when it begins to wait for a shared object, and when it goes on."""
 
-        def tell(*, waiting: bool) -> None:
+        def note(*, waiting: bool) -> None:
             self._loop.call_soon_threadsafe(lambda: self._note_wait(seat, waiting=waiting))
 
-        return tell
+        return note
 
     # --- inside
 

@@ -14,7 +14,7 @@ class LoopWatch:
 
     def __init__(self) -> None:
         self._step = (0, 0.0)
-        self._told = 0  # how many of AFTER have been reached in this step
+        self._reported = 0  # how many of AFTER have been reached in this step
         self._places: dict[
             str, tuple[float, int]
         ] = {}  # when a place was last logged, and how often it was held back since
@@ -26,17 +26,17 @@ class LoopWatch:
         moment.
         """
         if (seq, since) != self._step:
-            self._step, self._told = (seq, since), 0
+            self._step, self._reported = (seq, since), 0
             if seq == NOBODY:
                 return False
         reached = sum(now - since >= each for each in AFTER) if seq else 0
-        due, self._told = reached > self._told, max(reached, self._told)
+        due, self._reported = reached > self._reported, max(reached, self._reported)
         return due
 
     def count(self, place: str, now: float) -> int | None:
         """Return how often this place was held back since it was last logged; None if it is held back now."""
         last, held = self._places.get(place, (-EVERY, 0))
-        if now - last < EVERY and self._told < len(AFTER):
+        if now - last < EVERY and self._reported < len(AFTER):
             self._places[place] = last, held + 1
             return None
         if len(self._places) >= PLACES:

@@ -212,10 +212,10 @@ class LanePump:
         if seats.running == max(seq, 0) and self._watch.is_due(seq, since, now):
             self._blocked(seq, now - since, now)
         for work in list(self._table.in_hand.values()):
-            if work.setting.hard and not work.told:
+            if work.setting.hard and not work.reported:
                 started = seats.slots[work.seat].started
                 if started and now - started > work.setting.hard + over:
-                    work.told = True
+                    work.reported = True
                     self._send(Stack(work.item.seq, self._where(work)))
 
     def _blocked(self, seq: int, seconds: float, now: float) -> None:

@@ -35,7 +35,7 @@ class SeatedMessage:
         self.item = item
         self.setting = setting
         self.lost = lost
-        self.told = False  # its stack was reported when its time was up
+        self.reported = False  # its stack was reported when its time was up
         self._queue = queue
         self._labels: dict[str, Any] | None = None
 

@@ -136,7 +136,7 @@ class TaskSeat:
             return HardTimeLimit(f"the hard time limit of {work.setting.hard:g} s has passed")
         return SoftTimeLimit(f"the soft time limit of {work.setting.soft:g} s has passed")
 
-    def heed(self) -> None:
+    def raise_missed(self) -> None:
         """Raise the limit that passed while a job ran in the companion: the next job would have no limit."""
         if self._missed and (passed := self.passed()) is not None:
             self._missed = False

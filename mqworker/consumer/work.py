@@ -229,12 +229,12 @@ class Worker:
 
     def _failure(self, error: BaseException) -> Failure:
         self.failed = True
-        failure = self._told(error, describe(error))
+        failure = self._failure_of(error, describe(error))
         if not failure.traceback:
             return failure  # the body or the result is at fault
         return replace(failure, place=place_of(error.__traceback__, interrupted=failure.reason == "timeout"))
 
-    def _told(self, error: BaseException, text: Described) -> Failure:  # noqa: PLR0911 - one line per kind
+    def _failure_of(self, error: BaseException, text: Described) -> Failure:  # noqa: PLR0911 - one line per kind
         match error:
             case Reject():
                 return Failure("reject", text.type, text.message, text.traceback, final=True)

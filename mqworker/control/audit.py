@@ -124,7 +124,7 @@ class AuditTrail:
                 if self._last > self._reserved:
                     self._reserved = self._last + RESERVED
         if logged:
-            logs.report(log, logging.INFO, "audit", told(record))
+            logs.report(log, logging.INFO, "audit", sentence(record))
         if wait and (lasting or self._noted < self._reserved):
             self._flush()
         elif lasting:
@@ -218,7 +218,7 @@ def append(path: Path, data: bytes) -> None:
         path.replace(path.with_suffix(".jsonl.1"))
 
 
-def told(record: AuditRecord) -> str:
+def sentence(record: AuditRecord) -> str:
     """Return a record as one line for a person."""
     rows = "; ".join(map(_row, record.changes))
     answer = f" ({record.answer})" if record.answer else ""

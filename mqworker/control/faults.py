@@ -63,7 +63,7 @@ class _Known:
             minute, before = self.minutes.pop()
         self.minutes.append((minute, before + failures))
 
-    def told(self, key: str) -> Fault:
+    def fault(self, key: str) -> Fault:
         count = self.count
         return Fault(
             *(key, count.reason, count.error_type, count.place, *self.total, self.first, count.last),
@@ -114,15 +114,15 @@ class Faults:
 
     def __init__(self) -> None:
         self._stages: dict[str, _OfStage] = {}
-        self._told: dict[str, StageFaults] = {}
+        self._reported: dict[str, StageFaults] = {}
 
     def take(self, stage: str, report: FaultReport, now: float) -> None:
         """Count a Producer's report in; `now` is the wall clock."""
         of = self._stages.setdefault(stage, _OfStage())
         of.take(report, int(now // 60))
-        told = tuple(known.told(key) for key, known in reversed(of.known.items()))
-        self._told = self._told | {stage: StageFaults(told, sum(of.other))}
+        faults = tuple(known.fault(key) for key, known in reversed(of.known.items()))
+        self._reported = self._reported | {stage: StageFaults(faults, sum(of.other))}
 
     def of(self, stage: str) -> StageFaults:
         """Return the faults of a stage."""
-        return self._told.get(stage, StageFaults())
+        return self._reported.get(stage, StageFaults())

@@ -14,13 +14,13 @@ from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, SetLimits
 from mqworker.control.errors import ControlError
 from mqworker.ipc.admin_messages import BulkView
-from mqworker.ipc.inspection import Answer, MessageAnswer, Question
+from mqworker.ipc.inspection import InspectionAnswer, InspectionRequest, MessageAnswer
 from mqworker.ipc.producer_messages import Held
 from mqworker.ipc.source_messages import RunDone
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
 BULK_DEADLINE = 15.0  # seconds for an operation on dead letters to begin, or to take notice of its end
-ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
+ADMIN_GRACE = 2.0  # seconds beyond a request's deadline until a broker admin that does not answer is killed
 FIND_DEADLINE = 1.0  # seconds to find a message
 STACK_DEADLINE = 2.0  # seconds for a Consumer to report where it is
 
@@ -112,7 +112,7 @@ class Operator(Protocol):
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
 
-    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
+    async def ask_producer(self, stage: str, request: InspectionRequest, deadline: float) -> InspectionAnswer:
         """Return the answer of a stage's Producer. Raises ControlError, also if it refuses."""
 
     async def find_message(self, message_id: str) -> "dict[str, MessageAnswer | ControlError]":

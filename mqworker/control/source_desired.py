@@ -46,5 +46,5 @@ def begin(old: SourceDesired | None, config: SourceConfig, found: FoundSource | 
 
 
 def source_kind(config: SourceConfig) -> str:
-    """Return the kind of a source, as a CodeQuestion names it."""
+    """Return the kind of a source, as a CheckRequest names it."""
     return "schedule" if config.scheduled else "generator"

@@ -58,15 +58,15 @@ def where_now(
                 return Where(state, f"stage {stage}: {place.sentence}{gone}")
         if state == DEAD and letters:
             return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
-    told = [f"stage {stage}: {place.sentence}" for stage, place in places.items()]
-    if len(told) > NAMED:
-        told = [f"none of {len(told)} stages has it in hand, or remembers it"]
-    told += [f"stage {stage}: no answer" for stage in silent]
+    parts = [f"stage {stage}: {place.sentence}" for stage, place in places.items()]
+    if len(parts) > NAMED:
+        parts = [f"none of {len(parts)} stages has it in hand, or remembers it"]
+    parts += [f"stage {stage}: no answer" for stage in silent]
     dead = (
         "dead letters were not all looked through" if looked is None else f"no dead letter as of {seconds(looked)} ago"
     )
     may = "it is still in a queue, was never here, or is forgotten: settled before that"
-    return Where(UNKNOWN, f"unknown: {may} ({'; '.join((*told, dead))})")
+    return Where(UNKNOWN, f"unknown: {may} ({'; '.join((*parts, dead))})")
 
 
 def _sentence(last: Trace, now: float, wall: float) -> str:

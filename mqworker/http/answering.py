@@ -28,7 +28,7 @@ class Answering:
         if urls := control.loaded.config.control.peers:
             from mqworker.http.peers import Peers  # noqa: PLC0415 - with Python's HTTP client, which few services need
 
-            control.peers = Peers(urls, read_token, self.api.stopping).tell
+            control.peers = Peers(urls, read_token, self.api.stopping).known
         self._app = make_app(self.api).wsgi_app
         self._max_body = max(stage.max_body for stage in control.loaded.config.stages.values())
 

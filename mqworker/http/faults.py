@@ -23,11 +23,11 @@ def described(fault: Fault, now: float) -> dict[str, Any]:
 
 def faults(api: Api, stage: str) -> Any:
     """Return the faults of a stage."""
-    told = api.control.faults.of(api.stage(stage).name)
+    found = api.control.faults.of(api.stage(stage).name)
     now, since = time.time(), api.snapshot().started
     return {
-        "faults": [described(fault, now) for fault in told.faults],
-        "other": told.other,
+        "faults": [described(fault, now) for fault in found.faults],
+        "other": found.other,
         "since": logs.timestamp(since),
     }
 

@@ -1,6 +1,6 @@
 """Routes for held messages: failed ones that wait in their places, in a stage that keeps an order.
 
-Runs in the server's threads. Each request is a question to the stage's Producer, through Control.
+Runs in the server's threads. Each asks the stage's Producer, through Control.
 """
 
 from typing import Any

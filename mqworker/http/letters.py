@@ -57,20 +57,20 @@ def dlq_list(api: Api, stage: str) -> Any:
     if ids := [name for name in request.args.get("ids", "").split(",") if name]:
         found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
         return {"dead_letters": [in_full(letter) for letter in found]}
-    question = {"limit": limit, "after": int(number("after", 0, 0, LOOK_AT))}
-    told = api.control.ask_admin("dlq_list", _question(stage) | question, SEARCH)
-    for row in told["dead_letters"]:
+    arguments = {"limit": limit, "after": int(number("after", 0, 0, LOOK_AT))}
+    answer = api.control.ask_admin("dlq_list", _chosen(stage) | arguments, SEARCH)
+    for row in answer["dead_letters"]:
         row["message"] = row["text"]  # its name since there is a list
-    return told
+    return answer
 
 
 def dlq_groups(api: Api, stage: str) -> Any:
     """List the groups of dead letters, the largest first."""
     api.stage(stage)
-    return api.control.ask_admin("dlq_groups", _question(stage), SEARCH)
+    return api.control.ask_admin("dlq_groups", _chosen(stage), SEARCH)
 
 
-def _question(stage: str) -> dict[str, Any]:
+def _chosen(stage: str) -> dict[str, Any]:
     """Return stage, filter and `fresh` of the query; raises a 422 Problem."""
     given: dict[str, Any] = {name: request.args[name] for name in FILTER if name in request.args}
     for name in ("attempt", "generation"):
@@ -128,8 +128,8 @@ def dlq_edit(api: Api, stage: str, letter: str) -> Any:
         Properties(content_type, changes["content_encoding"], given).encode()
     except ValueError as error:
         raise Problem(422, f"a header of the request does not fit into a message: {error}") from None
-    question = {"stage": stage, "letter": letter, "body": data, "changes": changes}
-    replayed = api.control.ask_admin("dlq_edit", question, SEARCH)
+    arguments = {"stage": stage, "letter": letter, "body": data, "changes": changes}
+    replayed = api.control.ask_admin("dlq_edit", arguments, SEARCH)
     if not replayed:
         raise _no_such(stage, letter)
     return {"replayed": replayed}
@@ -152,8 +152,8 @@ def select(api: Api, stage: str) -> Any:
     """Freeze the dead letters that fit a filter, so that exactly those are replayed or dropped."""
     api.stage(stage)
     chosen = msgspec.to_builtins(body(LetterFilter))
-    told = api.control.ask_admin("dlq_select", {"stage": stage, "chosen": chosen}, SEARCH)
-    return told | {"expires": time.time() + FORGOTTEN}, 201
+    answer = api.control.ask_admin("dlq_select", {"stage": stage, "chosen": chosen}, SEARCH)
+    return answer | {"expires": time.time() + FORGOTTEN}, 201
 
 
 def replay_selected(api: Api, stage: str, selection: str) -> Any:
@@ -178,13 +178,13 @@ def export_selected(api: Api, stage: str, selection: str) -> Any:
     """Return what is selected in full, a JSON document in each line; it stays where it is."""
     api.stage(stage)
     name = "".join(each if each.isascii() and each.isalnum() else "-" for each in stage)
-    told = {"Content-Disposition": f'attachment; filename="{name}-{selection}.jsonl"'}
+    headers = {"Content-Disposition": f'attachment; filename="{name}-{selection}.jsonl"'}
     with ExitStack() as place:
         place.enter_context(api.waiting())
         ids = api.control.ask_admin("dlq_selected", {"stage": stage, "selection": selection}, SEARCH)
         if request.method == "HEAD":
-            return Response(headers=told, content_type=JSON_LINES)
-        response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
+            return Response(headers=headers, content_type=JSON_LINES)
+        response = Response(_exported(api, stage, ids), headers=headers, content_type=JSON_LINES)
         response.call_on_close(place.pop_all().close)
     return response
 

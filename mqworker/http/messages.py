@@ -42,13 +42,13 @@ def found(api: Api, message_id: str) -> Any:
     if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
         raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
     if request.args.get("look") != "1" and not flag("look"):
-        return _told(api, message_id, look=False)
+        return _document(api, message_id, look=False)
     refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
     with api.places.slow():
-        return _told(api, message_id, look=True)
+        return _document(api, message_id, look=True)
 
 
-def _told(api: Api, message_id: str, *, look: bool) -> dict[str, Any]:
+def _document(api: Api, message_id: str, *, look: bool) -> dict[str, Any]:
     answers = api.control.ask(lambda operator: operator.find_message(message_id), FIND_DEADLINE)
     wall, now = time.time(), time.monotonic()
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}
@@ -80,16 +80,16 @@ def _stage(stage: str, answer: MessageAnswer, place: Where, offset: float) -> di
 
 def _trace(trace: Trace, offset: float) -> dict[str, Any]:
     at = {name: getattr(trace, name) for name in _TIMES}
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "state": trace.state,
         "attempt": trace.attempt,
         "at": {name: logs.timestamp(value + offset) if value else None for name, value in at.items()},
         "duration_s": round(trace.duration, 6),
     }
-    told |= {name: getattr(trace, name) for name in _MORE}
-    told["consumer"] = None if trace.slot < 0 else told["slot"]
-    del told["slot"]
-    return told
+    document |= {name: getattr(trace, name) for name in _MORE}
+    document["consumer"] = None if trace.slot < 0 else document["slot"]
+    del document["slot"]
+    return document
 
 
 def _letters(api: Api, message_id: str, look: bool) -> tuple[list[dict[str, Any]], float | None]:

@@ -87,8 +87,8 @@ class SnapshotCollector(Collector):
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
         yield from _shared(list(snapshot.shared.values()))
         yield from _sources(list(snapshot.sources.values()))
-        bulk, told = api.control.bulk_counts(), "Dead letters that operations on selections have moved, by outcome"
-        yield _counter("bulk_messages", told, [(_of_bulk(*key), bulk.get(key, 0)) for key in _bulk_keys(views)])
+        bulk, text = api.control.bulk_counts(), "Dead letters that operations on selections have moved, by outcome"
+        yield _counter("bulk_messages", text, [(_of_bulk(*key), bulk.get(key, 0)) for key in _bulk_keys(views)])
 
 
 def _streams(api: Api) -> Iterator[Metric]:

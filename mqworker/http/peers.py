@@ -1,6 +1,6 @@
 """Other services of a fixed list, as they report themselves: asked while somebody watches, and never changed.
 
-Owns one daemon thread, which begins with the first question and ends when nobody has asked for a while, or the server
+Owns one daemon thread, which begins with the first request and ends when nobody has asked for a while, or the server
 stops. It asks each peer for its status, a few at the same time. Whom it asks stands in the configuration alone, and no
 redirection is followed: nobody can make it call another address. A peer gets our read-only token, never the other. What
 it answers is hostile until it has the form of a status; bounded in time and size, and cut. A peer that fails is shown
@@ -24,7 +24,7 @@ import msgspec
 from mqworker.http.paths import API
 
 EVERY = 5.0  # seconds
-LOOKING = 15.0  # seconds without a question after which nobody is looking
+LOOKING = 15.0  # seconds without a request after which nobody is looking
 PATIENCE = 2.0  # seconds for one peer's answer
 LARGEST = 1 << 20  # bytes of it
 AT_ONCE = 8  # peers
@@ -95,11 +95,11 @@ class Peers:
         self._token = read_token
         self._stopping = stopping
         self._known = {url: Peer(url) for url in urls}
-        self._wanted = 0.0  # CLOCK_MONOTONIC, of the last question
+        self._wanted = 0.0  # CLOCK_MONOTONIC, of the last request
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def tell(self) -> list[Peer]:
+    def known(self) -> list[Peer]:
         """Return what is known, and have it kept up to date for a while; never waits."""
         with self._lock:
             self._wanted = time.monotonic()
@@ -119,7 +119,7 @@ class Peers:
         with self._lock:
             looked_at = time.monotonic() - self._wanted < LOOKING and not self._stopping.is_set()
             if not looked_at:
-                self._thread = None  # under the lock: the next question begins another one
+                self._thread = None  # under the lock: the next request begins another one
         return looked_at
 
 

@@ -51,8 +51,8 @@ def _refuse_position(api: Api, queue: str) -> None:
 def receive(api: Api) -> Any:
     """Remove the messages that have been taken, and return the next ones, which stay until they are named as taken."""
     asked = body(Receive)
-    question = {"name": asked.name, "limit": asked.limit, "taken": asked.taken}
-    return {"messages": [in_full(message) for message in api.control.ask_admin("receive", question, SEARCH)]}
+    arguments = {"name": asked.name, "limit": asked.limit, "taken": asked.taken}
+    return {"messages": [in_full(message) for message in api.control.ask_admin("receive", arguments, SEARCH)]}
 
 
 def in_full(found: dict[str, Any]) -> dict[str, Any]:

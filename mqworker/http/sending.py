@@ -43,15 +43,15 @@ def send(api: Api, stage: str) -> Any:
         raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage allows {config.max_body}")
     properties = _properties()
     message_id = properties.message_id
-    question = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
+    arguments = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
     sending = api.places.sends.sending(stage, patience_for(len(data)))
     with api.waiting() if "wait" in request.args else sending:  # as serving.py tells them apart
         if not wait:
-            api.control.ask_admin("send", question, SEND_DEADLINE)
+            api.control.ask_admin("send", arguments, SEND_DEADLINE)
             return {"message_id": message_id}, 202
         began = time.monotonic()
         try:
-            replies = api.control.ask_admin("call", question, wait)
+            replies = api.control.ask_admin("call", arguments, wait)
         except ControlError as error:
             if time.monotonic() - began < wait * 0.9:
                 raise
@@ -84,13 +84,13 @@ def _send_lines(api: Api, stage: str, config: StageConfig) -> Any:
         properties.message_id = f"{run}.{at}"
         numbers.append(at)
         messages.append((_encoded(properties), data))
-    question = {"queue": config.input.queue, "messages": messages}
-    told = []
+    arguments = {"queue": config.input.queue, "messages": messages}
+    reasons = []
     if messages:
         with api.places.lines.sending(stage, patience_for(len(body), len(messages))):
-            told = api.control.ask_admin("send_many", question, SEND_DEADLINE)
-    refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, told, strict=True) if reason]
-    return {"message_id": run, "confirmed": told.count(""), "refused": refused}
+            reasons = api.control.ask_admin("send_many", arguments, SEND_DEADLINE)
+    refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, reasons, strict=True) if reason]
+    return {"message_id": run, "confirmed": reasons.count(""), "refused": refused}
 
 
 def _properties() -> Properties:

@@ -69,8 +69,8 @@ class Sessions:
 
     def use(self, key: bytes) -> None:
         """Change the key, which ends all sessions."""
-        told = b"".join(hashlib.sha256(token.encode()).digest() for token in self._tokens)
-        self._key = hmac.digest(key, self.cookie.encode() + told, "sha256")
+        hashes = b"".join(hashlib.sha256(token.encode()).digest() for token in self._tokens)
+        self._key = hmac.digest(key, self.cookie.encode() + hashes, "sha256")
 
     def begin(self, role: Role, path: str, now: float, *, secure: bool) -> PageLogin:
         """Return a new session."""

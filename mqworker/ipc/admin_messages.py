@@ -1,6 +1,6 @@
 """What the Service asks the broker admin, and what that answers; what is said about dead letters: frozen records.
 
-    Service  --AdminQuestion-->               Broker admin
+    Service  --AdminRequest-->               Broker admin
     Service  <--AdminAnswer, AdminProgress--  Broker admin
 
 HTTP, the Service and the broker admin use the same forms of a filter, of a letter in a list, and of an operation on
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mqworker.ipc.records import TaggedRecord
+from mqworker.ipc.records import LogEvent, TaggedRecord
 
 LOOK_AT = 10_000  # dead letters that one look goes through, and that a selection names at most
 NAMED = 3_000  # ids in a filter: as many as a request without messages has room for
@@ -21,7 +21,7 @@ NAMED = 3_000  # ids in a filter: as many as a request without messages has room
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]  # an empty one would fit every letter
 
 
-class AdminQuestion(TaggedRecord, frozen=True, tag="ask"):
+class AdminRequest(TaggedRecord, frozen=True, tag="ask"):
     """One request to the broker admin; `verb` names one of mqworker.broker_admin.verbs.VERBS."""
 
     id: int
@@ -94,6 +94,9 @@ class AdminProgress(msgspec.Struct, frozen=True, tag="progress"):
     refused: int  # letters that the broker refused
     reason: str
     at: float  # wall clock
+
+
+AdminReport = AdminAnswer | AdminProgress | LogEvent
 
 
 OVER = frozenset({"done", "cancelled", "failed"})  # states of an operation

@@ -1,9 +1,9 @@
 """What the Service asks a code check, and what that reports: frozen records.
 
-    Service  --CodeQuestion-->           Code check
+    Service  --CheckRequest-->           Code check
     Service  <--CodeFound, CodeReport--  Code check
 
-A code check answers one question, and ends.
+A code check answers one request, and ends.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from mqworker.ipc.generation import CodeCopy, SharedUse
 from mqworker.ipc.records import TaggedRecord
 
 
-class CodeQuestion(TaggedRecord, frozen=True, tag="check"):
+class CheckRequest(TaggedRecord, frozen=True, tag="check"):
     """What a code check must check."""
 
     root: str  # the folder of the user's code
@@ -51,3 +51,6 @@ class CodeReport(TaggedRecord, frozen=True, tag="code"):
     shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
     edited: bool = False  # the folder has other code by now: its import may have made some
     schema: dict[str, Any] | None = None  # JSON Schema of the parameters, if that was wanted and there is one
+
+
+CheckReport = CodeFound | CodeReport

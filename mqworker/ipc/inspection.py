@@ -3,7 +3,7 @@
     Service  --AskMessage, AskStack, AskReplace-->  Producer
     Service  <--MessageAnswer, StackAnswer, ReplaceAnswer, FaultReport--  Producer
 
-Frozen records, a part of `producer_messages`, which has them in its unions. Each question has a number, by which its
+Frozen records, a part of `producer_messages`, which has them in its unions. Each request has a number, by which its
 answer is known.
 """
 
@@ -27,6 +27,7 @@ class AskStack(TaggedRecord, frozen=True, tag="ask_stack"):
 
     number: int
     slot: int
+    pid: int = 0  # of the two in a slot where one replaces another, this process; 0: the one that gets messages
 
 
 class AskReplace(TaggedRecord, frozen=True, tag="ask_replace"):
@@ -35,8 +36,8 @@ class AskReplace(TaggedRecord, frozen=True, tag="ask_replace"):
     number: int
     slot: int
     now: bool  # kill it, and charge its message; otherwise it finishes what it has
-    pid: int = 0  # only if it is this process,
-    message_id: str = ""  # and has this message in hand,
+    pid: int = 0  # only this process; 0: of two in the slot the one that gets messages,
+    message_id: str = ""  # only if it has this message in hand,
     seq: int | None = None  # and the one with this number in the ledger; 0: none at all
 
 
@@ -118,5 +119,5 @@ class FaultReport(TaggedRecord, frozen=True, tag="faults"):
     other: int  # failures of kinds beyond those that are counted apart
 
 
-Question = AskMessage | AskStack | AskReplace
-Answer = MessageAnswer | StackAnswer | ReplaceAnswer
+InspectionRequest = AskMessage | AskStack | AskReplace
+InspectionAnswer = MessageAnswer | StackAnswer | ReplaceAnswer

@@ -54,12 +54,12 @@ class Mark:
             fcntl.ioctl(self._fd, termios.FIONREAD, self._held)
             if self._held == _EMPTY:
                 return False
-            told = self._mark + json.dumps(labels()).encode() + b"\n"
+            line = self._mark + json.dumps(labels()).encode() + b"\n"
             try:
-                os.write(self._fd, told)
+                os.write(self._fd, line)
             except BlockingIOError:  # a program that shares the pipe made it non-blocking, and it is full
                 os.set_blocking(self._fd, True)
-                os.write(self._fd, told)
+                os.write(self._fd, line)
         except OSError:
             return False  # user code has closed the pipe: nobody reads what is printed
         return True
@@ -71,10 +71,10 @@ def split(data: bytes, token: str) -> tuple[list[tuple[bytes, dict[str, Any]]], 
     return list(zip(parts[::2], map(_labels, parts[1::2]), strict=True)), rest
 
 
-def _labels(told: bytes) -> dict[str, Any]:
+def _labels(text: bytes) -> dict[str, Any]:
     """Return the labels in a mark; empty if user code has torn it."""
     with contextlib.suppress(Exception):
-        said = json.loads(told)
+        said = json.loads(text)
         if (type(said["message_id"]), type(said["attempt"])) == (str, int):
             return {"message_id": said["message_id"], "attempt": said["attempt"]}
     return {}

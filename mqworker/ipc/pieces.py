@@ -48,6 +48,6 @@ def _failed(outcome: Outcome, size: int, problem: Exception | None) -> Outcome:
     if isinstance(problem, MemoryError):
         failure = Failure("memory", "MemoryError", f"the Producer had no memory for its result of {size:,} bytes")
     else:
-        told = f": {problem}" if problem else ""
-        failure = Failure("error", "DamagedResult", f"its result of {size:,} bytes did not arrive as it was sent{told}")
+        why = f": {problem}" if problem else ""
+        failure = Failure("error", "DamagedResult", f"its result of {size:,} bytes did not arrive as it was sent{why}")
     return Outcome(outcome.seq, outcome.duration, outcome.generation, failure=failure)

@@ -1,16 +1,16 @@
 """What the Service sends a Producer, and what that reports: frozen records.
 
-    Service  --Order-->   Producer      Desired, Drain, DumpStacks, AskHeld, Question
-    Service  <--Report--  Producer      StageStatus, Ended, LogEvent, Held, Answer, FaultReport
+    Service  --Order-->   Producer      Desired, Drain, DumpStacks, AskHeld, InspectionRequest
+    Service  <--Report--  Producer      StageStatus, Ended, LogEvent, Held, InspectionAnswer, FaultReport
 
-A Producer is started with a StageSpec and its first Desired. `stage_status` has the status, `inspection` the questions
+A Producer is started with a StageSpec and its first Desired. `stage_status` has the status, `inspection` the requests
 and answers about single messages and Consumers, and the failures, counted.
 """
 
 import msgspec
 
 from mqworker.ipc.generation import Generation
-from mqworker.ipc.inspection import Answer, FaultReport, Question
+from mqworker.ipc.inspection import FaultReport, InspectionAnswer, InspectionRequest
 from mqworker.ipc.records import LogEvent, TaggedRecord
 from mqworker.ipc.stage_status import StageStatus
 
@@ -46,7 +46,7 @@ class AskHeld(TaggedRecord, frozen=True, tag="ask_held"):
     skip: str = ""  # the id of the message to let go; "": list them
 
 
-Order = Desired | Drain | DumpStacks | AskHeld | Question
+Order = Desired | Drain | DumpStacks | AskHeld | InspectionRequest
 
 
 class Ended(TaggedRecord, frozen=True, tag="ended"):
@@ -77,4 +77,4 @@ class Held(TaggedRecord, frozen=True, tag="held"):
     unknown: bool = False  # because there is none with this id
 
 
-Report = StageStatus | Ended | LogEvent | Held | Answer | FaultReport
+Report = StageStatus | Ended | LogEvent | Held | InspectionAnswer | FaultReport

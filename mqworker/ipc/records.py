@@ -2,8 +2,8 @@
 
     Service   --Order-->          Producer       --Report-->        Service       producer_messages
     Producer  --Chunk-->          Consumer       --Uplink-->        Producer      consumer_messages
-    Service   --CodeQuestion-->   code check     --CodeReport-->    Service       check_messages
-    Service   --AdminQuestion-->  broker admin   --AdminAnswer-->   Service       admin_messages
+    Service   --CheckRequest-->   code check     --CodeReport-->    Service       check_messages
+    Service   --AdminRequest-->   broker admin   --AdminAnswer-->   Service       admin_messages
     Service   --SourceOrder-->    source         --SourceReport-->  Service       source_messages
     Service   --SharedOrder-->    shared object  --SharedReport-->  Service       shared_state/messages
 

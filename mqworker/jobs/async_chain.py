@@ -45,15 +45,15 @@ class AsyncRun:
         message: Message | None,
         deadline: float | None,
         aside: Aside,
-        heed: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`heed` is called before each further job and value, and raises if the run must end."""
+        """`check` is called before each further job and value, and raises if the run must end."""
         self._calls: Calls = chain.calls
         self._jobs: Sequence[Job] = chain.jobs
         self._message = message
         self._deadline = deadline
         self._aside = aside
-        self._heed = heed
+        self._check = check
 
     async def run(self, body: Any) -> Any:
         """Return the last job's result, None as soon as a job returns None, or an `AsyncSeveral`."""
@@ -70,7 +70,7 @@ class AsyncRun:
         return value if wishes is None else wishes.then(value)
 
     async def _call(self, place: int, value: Any) -> Any:
-        self._heed()
+        self._check()
         (call, passing), job = self._calls[place], self._jobs[place]
         if not job.is_async:
             return await self._aside(self._plainly, job.spec, call, passing, value)
@@ -88,12 +88,12 @@ class AsyncRun:
         if isinstance(value, GeneratorType | AsyncGeneratorType):
             values = value if isinstance(value, AsyncGeneratorType) else self._stepwise(value)
             async with aclosing(values):
-                self._heed()
+                self._check()
                 async for each in values:
                     async with aclosing(self._rest(each, place)) as rest:
                         async for made in rest:
                             yield made
-                    self._heed()
+                    self._check()
         elif isinstance(value, Result):
             if value.body is not None:
                 async with aclosing(self._rest(value.body, place)) as rest:

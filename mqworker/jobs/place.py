@@ -70,8 +70,8 @@ def _place(outermost_first: Sequence[_Frame], folders: Sequence[str], interrupte
     if frame is None:
         return ""
     line = "" if interrupted else f":{frame.line}"
-    told = f"{name}{line} in {frame.function}".encode("utf-8", "backslashreplace").decode()
-    return "".join(each if each.isprintable() else "?" for each in told[-LIMIT:])
+    place = f"{name}{line} in {frame.function}".encode("utf-8", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else "?" for each in place[-LIMIT:])
 
 
 def _in_library(file: str) -> bool:

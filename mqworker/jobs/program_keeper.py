@@ -40,11 +40,11 @@ class Keeping:
         self._pid = 0  # of the program; it is reaped last, so that its pid is not used again before
         self._ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
-    def greet(self) -> None:
+    def send_ready(self) -> None:
         """Report that the keeper is ready."""
         self._say({"ready": True})
 
-    def hear(self) -> bool:
+    def receive(self) -> bool:
         """Receive a request of the Consumer and carry it out; returns False if it has closed the socket."""
         try:
             data, fds, _flags, _address = socket.recv_fds(self._link, MOST, 3)
@@ -145,7 +145,7 @@ def _become(
     folder: str,
     fds: Sequence[int],
     ignored: Sequence[signal.Signals],
-    told: int,
+    report: int,
 ) -> NoReturn:
     """Become the program, in a session of its own and with default signal handling; it dies with the keeper.
 
@@ -168,7 +168,7 @@ def _become(
         step = "exec"
         os.execve(file, command, environment)  # noqa: S606 - deliberately without a shell
     except OSError as error:
-        os.write(told, f"{step} {error.errno}".encode())
+        os.write(report, f"{step} {error.errno}".encode())
     finally:
         os._exit(127)
 
@@ -229,7 +229,7 @@ def main(consumer: int, fd: int) -> None:
     keeping, poll = Keeping(link), select.poll()
     for each in (parent, reading, fd):
         poll.register(each, select.POLLIN)
-    keeping.greet()
+    keeping.send_ready()
     try:
         while True:
             ready = {each for each, _ in poll.poll()}
@@ -239,7 +239,7 @@ def main(consumer: int, fd: int) -> None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(reading, 4096)
                 keeping.look()
-            if fd in ready and not keeping.hear():
+            if fd in ready and not keeping.receive():
                 return
     finally:
         kill_children(KILLING)

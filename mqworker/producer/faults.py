@@ -32,7 +32,7 @@ class FaultTable:
         self.other = 0  # failures of kinds beyond those in the table
         self._rows: dict[Key, _Row] = {}
         self._changed: set[Key] = set()
-        self._other_told = 0
+        self._other_reported = 0
 
     def __len__(self) -> int:
         """How many faults there are."""
@@ -61,14 +61,14 @@ class FaultTable:
 
     def news(self) -> tuple[FaultCount, ...] | None:
         """Return the faults that have changed since the last call; None: nothing has."""
-        if not self._changed and self.other == self._other_told:
+        if not self._changed and self.other == self._other_reported:
             return None
-        told = tuple(self._told(key) for key in self._changed)
+        changed = tuple(self._count_of(key) for key in self._changed)
         self._changed.clear()
-        self._other_told = self.other
-        return told
+        self._other_reported = self.other
+        return changed
 
-    def _told(self, key: Key) -> FaultCount:
+    def _count_of(self, key: Key) -> FaultCount:
         row = self._rows[key]
         return FaultCount(
             *(*key, row.retried, row.dead, row.first, row.last, text(row.error[:TEXT])),

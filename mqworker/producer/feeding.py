@@ -91,7 +91,7 @@ class Feeding:
         """Stop a lane from beginning more of what was put; what it has not begun comes back, or can be revoked then."""
         in_hand = lane.stop_after_message()
         if lane.seats is None:
-            self.revoking.told(lane.number, in_hand, time.monotonic())
+            self.revoking.stopping(lane.number, in_hand, time.monotonic())
 
     def forget(self, lane: int, now: float) -> None:
         """Note that a lane is gone."""

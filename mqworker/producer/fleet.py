@@ -73,7 +73,7 @@ class Fleet:
                 case Start(slot, code):
                     can_start = can_start and self._start(slot, code, now)
                 case Retire(lane):
-                    self._retire(self.roster.lanes[lane])
+                    self.retire(self.roster.lanes[lane])
                 case Kill(lane, reason):
                     self.roster.lanes[lane].kill(reason)
 
@@ -125,6 +125,14 @@ class Fleet:
         if lane.number in self.roster.leaving and lane.state == "idle":
             lane.leave()
 
+    def retire(self, lane: Lane) -> None:
+        """Give a lane no more work; it leaves when it is idle, or at once while it is starting."""
+        self.roster.leaving.add(lane.number)
+        if lane.state == "starting":
+            lane.kill(NOT_WANTED)
+        else:
+            self.idled(lane)
+
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
         """Remove a dead lane; `attributed`: it died of a message that had killed before."""
         wanted = lane.number in self.roster.leaving
@@ -153,7 +161,7 @@ class Fleet:
         """Retire all Consumers; busy ones finish first."""
         self.staffing.want(self.staffing.switch.wanted._replace(consumers=0, candidate=0, number=0), 0.0)
         for lane in list(self.roster.lanes.values()):
-            self._retire(lane)
+            self.retire(lane)
 
     def kill_all(self, reason: str) -> None:
         """End all at once."""
@@ -191,10 +199,3 @@ class Fleet:
             return False
         self.roster.lanes[lane.number] = lane
         return True
-
-    def _retire(self, lane: Lane) -> None:
-        self.roster.leaving.add(lane.number)
-        if lane.state == "starting":
-            lane.kill(NOT_WANTED)
-        else:
-            self.idled(lane)

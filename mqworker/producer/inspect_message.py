@@ -24,7 +24,7 @@ from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.stage import Stage
 
-HASHED = 16 << 20  # bytes of bodies of messages without ids from which ids are derived for one question
+HASHED = 16 << 20  # bytes of bodies of messages without ids from which ids are derived for one request
 LONGEST = 255  # bytes of an id in AMQP
 DERIVED_HEADER = headers.DERIVED_ID.encode() + b"S"  # and the length of its value in four bytes
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])|\\udc([89a-f][0-9a-f])")
@@ -89,8 +89,8 @@ def find(ledger: Ledger, lanes: dict[int, Lane], wanted: WantedMessage) -> list[
     failures = {trace.finished: trace for trace in ledger.journal.failures(wanted.message_id)}
     ended = [*_settled(ledger.journal, wanted, failures)]
     living = [*_living(ledger, lanes, wanted, failures)]
-    told = {trace.finished for trace in chain(ended, living)}
-    alone = [trace for finished, trace in failures.items() if finished not in told]
+    known = {trace.finished for trace in chain(ended, living)}
+    alone = [trace for finished, trace in failures.items() if finished not in known]
     return sorted(chain(alone, ended), key=_age) + sorted(living, key=_age)
 
 

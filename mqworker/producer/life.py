@@ -19,7 +19,7 @@ from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
-from mqworker.ipc.inspection import Answer, AskMessage, AskReplace, AskStack, FaultReport
+from mqworker.ipc.inspection import AskMessage, AskReplace, AskStack, FaultReport, InspectionAnswer
 from mqworker.ipc.producer_messages import AskHeld, Desired, Drain, DumpStacks, Ended, Order
 from mqworker.ipc.records import LogEvent
 from mqworker.ipc.stage_spec import StageSpec
@@ -119,7 +119,7 @@ class Life:
                 for lane in self._stage.dispatch.fleet.roster.lanes.values():
                     lane.ask_stack()
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: InspectionAnswer) -> None:
         self._writer.send(_encoder.encode(answer))
 
     def _on_service_gone(self, _reason: str) -> None:

@@ -40,7 +40,7 @@ def order_status(
         delayed=0 if ledger.attempts is None else len(ledger.attempts),
         locked=waiting - ready,
         stuck=not ready and kept > 0 and len(ledger) >= FULL * prefetch > 0,  # not if all are in hand
-        blocked=None if found is None else _told(found, queue),
+        blocked=None if found is None else _blocked_order(found, queue),
         hottest=_key(hottest) if hottest is not None and hottest.order else None,
         hottest_messages=0 if hottest is None else len(hottest.order),
     )
@@ -77,7 +77,7 @@ def _for_long(seconds: float, what: str) -> str:
     return f"{what} {about(seconds)}" if seconds >= LONG else ""
 
 
-def _told(found: Blocked, queue: str) -> BlockedOrder:
+def _blocked_order(found: Blocked, queue: str) -> BlockedOrder:
     first = found.first
     key = "" if first.unit is None else _key(first.unit)
     return BlockedOrder(id_of(first, queue), key, first.received, found.behind, found.reason)

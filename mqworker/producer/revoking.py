@@ -15,25 +15,25 @@ class Revoking:
     """The lanes that were told to stop, with the message in hand and since when it is known to be."""
 
     def __init__(self) -> None:
-        self._told: dict[int, tuple[int, float]] = {}
+        self._stopping: dict[int, tuple[int, float]] = {}
 
     def __contains__(self, lane: int) -> bool:
-        return lane in self._told
+        return lane in self._stopping
 
-    def told(self, lane: int, in_hand: int, now: float) -> None:
+    def stopping(self, lane: int, in_hand: int, now: float) -> None:
         """Note that a lane was told to stop while it had this message in hand (0: none)."""
-        self._told.setdefault(lane, (in_hand, now))
+        self._stopping.setdefault(lane, (in_hand, now))
 
     def certain(self, lane: int, in_hand: int, now: float) -> bool:
         """Whether what is behind this message in hand can be taken back now; then the lane is forgotten."""
-        known, since = self._told[lane]
+        known, since = self._stopping[lane]
         if known != in_hand:
-            self._told[lane] = (in_hand, now)
+            self._stopping[lane] = (in_hand, now)
         elif in_hand and now - since >= SETTLED:
-            del self._told[lane]
+            del self._stopping[lane]
             return True
         return False
 
     def forget(self, lane: int) -> None:
         """Note that a lane has ended its chunks, or is gone."""
-        self._told.pop(lane, None)
+        self._stopping.pop(lane, None)

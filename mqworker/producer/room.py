@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mqworker.config.control_groups import control_groups, read
-from mqworker.control.wording import size as told
+from mqworker.control.wording import size as size_text
 
 
 def room_for(count: int, pids: Sequence[int]) -> str:
@@ -19,7 +19,7 @@ def room_for(count: int, pids: Sequence[int]) -> str:
     need = count * size
     for free, where in _free():
         if need > free:
-            return f"{count} more of {told(size)} do not fit into the {told(max(0, free))} that {where}"
+            return f"{count} more of {size_text(size)} do not fit into the {size_text(max(0, free))} that {where}"
     return ""
 
 

@@ -35,7 +35,7 @@ from mqworker.producer.policy import (
 )
 from mqworker.producer.publications import AnyPublish, Publish
 from mqworker.producer.retries_away import RetriesAway
-from mqworker.producer.shared_words import SharedWords
+from mqworker.producer.settlement_notices import SettlementNotices
 
 GAP_LOOK = 0.006  # seconds until acks behind a gap are due
 
@@ -47,7 +47,7 @@ class Settlement:
 
     def __init__(self, spec: StageSpec, ledger: Ledger, link: Link) -> None:
         settled = ledger.publications.settled_keys
-        self.words = SharedWords(spec.stage, spec.config, spec.state_dir, settled)
+        self.notices = SettlementNotices(spec.stage, spec.config, spec.state_dir, settled)
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
         self.faults = FaultTable()
         self.retry_until = 0.0  # the time by which all our retries should have come back
@@ -78,7 +78,7 @@ class Settlement:
             about, seconds = self._labels(entry), round(outcome.duration, 6)
             message = f"done in {seconds:g} s" + (", without a result" if dropped else "")
             logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
-        self.words.planned(entry, plan)
+        self.notices.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)
 
     def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float, slot: int) -> bool:
@@ -99,7 +99,7 @@ class Settlement:
         if plan := plan_renewal(entry, self._config, self._link.state.header_room):
             message = "given out so often without an outcome that the broker may drop it: put back as a new message"
             logs.report(log, logging.WARNING, "renewed", message, **self._labels(entry))
-            self.words.planned(entry, plan)
+            self.notices.planned(entry, plan)
             self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
     def send(self, publishes: Sequence[AnyPublish]) -> None:
@@ -138,7 +138,7 @@ class Settlement:
                 before = entry.work or (now, 0.0, self.generation, -1, "")
                 entry.work = now, 0.0, *before[2:]
                 self._report(entry, failure, plan)
-                self.words.planned(entry, plan)
+                self.notices.planned(entry, plan)
             self.send(publications.place(entry, plan, now) + publications.take_turns(now))
         if first and publications.unplaced:
             message = f"a publication was not placed: {reason}; it is tried again"
@@ -157,7 +157,7 @@ class Settlement:
 
     def republish(self, now: float) -> None:
         """Publish again the refused publications that are due."""
-        self.words.flush()
+        self.notices.flush()
         self.send(self._ledger.tick(now))
 
     def repeat_now(self) -> None:
@@ -182,10 +182,10 @@ class Settlement:
         """Report a failure, and return what is published for it; nothing if the message waits for its next attempt."""
         now = self._report(entry, failure, plan)
         if isinstance(plan, Again):
-            self.words.planned(entry, Plan("retried"))
+            self.notices.planned(entry, Plan("retried"))
             self._ledger.delay(entry, plan, isolation(plan.properties), now)
             return []
-        self.words.planned(entry, plan)
+        self.notices.planned(entry, plan)
         return self._ledger.finished(entry.seq, plan, now)
 
     def _report(self, entry: Entry, failure: Failure, plan: Plan | Again) -> float:

@@ -70,9 +70,10 @@ class Stacks:
 
     def ask(self, asked: AskStack) -> None:
         """Ask a Consumer, and answer once it has written."""
-        lane = lane_of(self._roster, asked.slot)
+        lane = lane_of(self._roster, asked.slot, asked.pid)
         if lane is None:
-            self._reply(StackAnswer(asked.number, refused=no_such(self._roster, asked.slot), unknown=True))
+            why, unknown = why_none(self._roster, asked.slot, asked.pid)
+            self._reply(StackAnswer(asked.number, refused=why, unknown=unknown))
             return
         self.take(lane, lambda stack: self._reply(self._answer(asked, lane, stack)))
 
@@ -114,14 +115,27 @@ def _working(lane: Lane) -> dict[int, float]:
     return dict([lane.in_hand()]) if lane.seats is None else lane.seats.working()
 
 
-def lane_of(roster: Roster, slot: int) -> Lane | None:
-    """Return the lane of a slot's Consumer: while one replaces another, the one that gets messages or has one."""
+def lane_of(roster: Roster, slot: int, pid: int = 0) -> Lane | None:
+    """Return the lane of a slot's Consumer.
+
+    While one replaces another, that is the one with this pid, or without a pid the one that gets messages or has one.
+    """
     found = sorted((lane for lane in roster.lanes.values() if lane.slot == slot), key=lambda lane: lane.number)
+    if pid:
+        return next((lane for lane in found if lane.pid == pid and lane.state != "dead"), None)
     place = meant([roster.state_of(lane) for lane in found])
     return None if place is None else found[place]
 
 
-def no_such(roster: Roster, slot: int) -> str:
-    """Return a sentence on a slot without a Consumer."""
-    slots = sorted({lane.slot for lane in roster.lanes.values()})
-    return f"there is no Consumer {slot}; known: {', '.join(map(str, slots)) or 'none'}"
+def why_none(roster: Roster, slot: int, pid: int) -> tuple[str, bool]:
+    """Return a sentence on why `lane_of` finds no Consumer, and whether that is because the slot has none."""
+    living = [lane for lane in roster.lanes.values() if lane.state != "dead"]
+    pids = [lane.pid for lane in living if lane.slot == slot]
+    if not pids:
+        slots = sorted({lane.slot for lane in living})
+        return f"there is no Consumer {slot}; known: {', '.join(map(str, slots)) or 'none'}", True
+    others = [lane.slot for lane in living if lane.pid == pid]
+    if others:
+        return f"pid {pid} is Consumer {others[0]}, not Consumer {slot}: nothing is done to it", False
+    there = " and ".join(map(str, pids))
+    return f"Consumer {slot} is another process by now (pid {there}, not {pid}): nothing is done to it", False

@@ -121,7 +121,7 @@ class Stage:
         self.desired = desired
         logs.set_level(desired.log_level)
         self.settlement.generation = desired.generation.number
-        self.settlement.words.use(use.name for use in desired.generation.shared)
+        self.settlement.notices.use(use.name for use in desired.generation.shared)
         self.dispatch.want(desired)
         self.reconcile(time.monotonic())
         self.ask_turn()

@@ -16,7 +16,7 @@ from mqworker.producer.usage import Usage
 
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
-DEAD_EVERY = 5.0  # seconds between questions for the number of dead letters
+DEAD_EVERY = 5.0  # seconds between requests for the number of dead letters
 SUMMARY = 60.0  # seconds between summaries
 
 log = logging.getLogger("mqworker.timers")

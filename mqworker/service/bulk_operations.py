@@ -53,8 +53,8 @@ class BulkOperations:
         name, now = secrets.token_hex(6), time.time()
         view = BulkView(name, "looking", stage, kind, by, 0, 0, count, 0, 0, 0, "", now, now)
         self._put(view)
-        question = {"stage": stage, "selection": selection, "kind": kind, "count": count, "operation": name}
-        asking = asyncio.create_task(self._ask(view, question))  # goes on if its caller is cancelled
+        arguments = {"stage": stage, "selection": selection, "kind": kind, "count": count, "operation": name}
+        asking = asyncio.create_task(self._ask(view, arguments))  # goes on if its caller is cancelled
         self._beginning.add(asking)
         asking.add_done_callback(self._has_asked)
         return await asyncio.shield(asking)
@@ -82,11 +82,11 @@ class BulkOperations:
 
     # -- inside
 
-    async def _ask(self, view: BulkView, question: dict[str, Any]) -> BulkView:
+    async def _ask(self, view: BulkView, arguments: dict[str, Any]) -> BulkView:
         """Have the broker admin begin an operation; if that fails, its view is removed or marked as failed."""
         name = view.operation
         try:
-            begun = await self._broker_admin.ask("dlq_begin", question, DEADLINE)
+            begun = await self._broker_admin.ask("dlq_begin", arguments, DEADLINE)
         except ControlError as error:
             if error.kind not in UNSURE:
                 self._remove(name)
@@ -123,11 +123,11 @@ class BulkOperations:
     async def _cancel_all(self) -> None:
         await asyncio.gather(*(self._cancelled(view.operation) for view in self.all if not view.over))
 
-    def _progress(self, told: AdminProgress) -> None:
-        found = self._get(told.operation)
+    def _progress(self, progress: AdminProgress) -> None:
+        found = self._get(progress.operation)
         if found is None or found.over:
             return
-        changes = {name: getattr(told, name) for name in told.__struct_fields__}
+        changes = {name: getattr(progress, name) for name in progress.__struct_fields__}
         self._advance(found, msgspec.structs.replace(found, **changes))
 
     def _admin_ended(self, why: str) -> None:

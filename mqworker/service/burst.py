@@ -33,21 +33,21 @@ class Burst:
         self._rule = BurstRule()
         self._totals = Totals()
         self._before: dict[str, Left] | None = None  # the broker's first answer
-        self._question: asyncio.Task[None] | None = None
+        self._request: asyncio.Task[None] | None = None
 
     def beat(self, stages: Collection[StageView], *, paused: bool, sources_over: bool) -> Exit | None:
         """Do what is due; returns the exit code once the run is over, which it is not before the sources are."""
         for stage in stages:
             if stage.actual is not None:
                 self._totals.count(stage.name, stage.actual.pid, stage.actual.counters)
-        if self._question is not None and self._question.done():
-            self._question.result()  # raises internal errors, which end the Service
-            self._question = None
+        if self._request is not None and self._request.done():
+            self._request.result()  # raises internal errors, which end the Service
+            self._request = None
         todo = self._rule.look(stages, time.monotonic(), paused=paused) if sources_over else None
         if isinstance(todo, End):
             return self._end(todo, stages)
-        if self._question is None and (todo is not None or self._before is None):
-            self._question = asyncio.create_task(self._ask(todo))
+        if self._request is None and (todo is not None or self._before is None):
+            self._request = asyncio.create_task(self._ask(todo))
         return None
 
     async def _ask(self, asked: Ask | None) -> None:

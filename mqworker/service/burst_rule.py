@@ -74,7 +74,7 @@ class BurstRule:
         return End(stuck, self._left) if seen and waited else None
 
     def answered(self, number: int, left: Mapping[str, Left], now: float) -> None:
-        """Note the broker's answer; it counts if nothing has changed since the question."""
+        """Note the broker's answer; it counts if nothing has changed since the request."""
         if number != self._number or self._marks is None:
             return
         self._left = dict(left)

@@ -1,4 +1,4 @@
-"""The HTTP threads' questions to Producers about their messages and Consumers.
+"""The HTTP threads' requests to Producers about their messages and Consumers.
 
 Runs on the Service's main loop, called through Control; a part of Operations. Asks one stage, or all of them at once.
 Raises ControlError; if all stages are asked, a failure becomes the answer of its stage.
@@ -13,11 +13,11 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.control.errors import ControlError
 from mqworker.ipc import logs
 from mqworker.ipc.inspection import (
-    Answer,
     AskMessage,
     AskReplace,
+    InspectionAnswer,
+    InspectionRequest,
     MessageAnswer,
-    Question,
     ReplaceAnswer,
     StackAnswer,
 )
@@ -38,16 +38,16 @@ class Inspection:
         self._broker_admin = broker_admin
         self._changeable = changeable
 
-    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
+    async def ask_producer(self, stage: str, request: InspectionRequest, deadline: float) -> InspectionAnswer:
         """Return a Producer's answer. Raises ControlError, also if the Producer refuses."""
         self._changeable(stage)
-        answer = await self._stages.ask(stage, question, deadline)
+        answer = await self._stages.ask(stage, request, deadline)
         assert not isinstance(answer, Held)
         if isinstance(answer, StackAnswer | ReplaceAnswer) and answer.refused:
             raise ControlError("unknown_slot" if answer.unknown else "refused", answer.refused)
-        if isinstance(question, AskReplace):
-            how = "killed, and replaced" if question.now else "to be replaced when it has finished what it has"
-            message = f"stage {stage}: Consumer {question.slot} is {how}: an operator asked for that"
+        if isinstance(request, AskReplace):
+            how = "killed, and replaced" if request.now else "to be replaced when it has finished what it has"
+            message = f"stage {stage}: Consumer {request.slot} is {how}: an operator asked for that"
             logs.report(log, logging.INFO, "replaced", message, stage_name=stage)
         return answer
 
@@ -56,13 +56,13 @@ class Inspection:
         names = self._stages.names
         asked = (self._stages.ask(name, AskMessage(0, message_id), FIND) for name in names)
         found = await asyncio.gather(*asked, return_exceptions=True)
-        told: dict[str, MessageAnswer | ControlError] = {}
+        answers: dict[str, MessageAnswer | ControlError] = {}
         for name, answer in zip(names, found, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, ControlError):
                 raise answer
             assert isinstance(answer, MessageAnswer | ControlError)
-            told[name] = answer
-        return told
+            answers[name] = answer
+        return answers
 
     async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
         """Return the dead letters of a message, and how old this is by stage; without `look`, as last seen."""

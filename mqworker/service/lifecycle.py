@@ -152,7 +152,7 @@ class Lifecycle:
         return self.budget.exhausted
 
     @property
-    def told(self) -> int:
+    def revision_sent(self) -> int:
         """The revision of the last desired state that the Producer was sent; 0 if it is stopping, or there is none."""
         return self._desired.revision if self.alive and self._until is None and self._desired is not None else 0
 

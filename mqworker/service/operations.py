@@ -1,4 +1,4 @@
-"""What the HTTP threads can request: changes of the desired state, questions to the broker, the end of the service.
+"""What the HTTP threads can request: changes of the desired state, requests to the broker, the end of the service.
 
 Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file; it stores
 a change before it carries it out or answers. Raises ControlError and ChangeRefused to the caller.

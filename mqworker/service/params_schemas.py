@@ -1,8 +1,8 @@
 """The schemas of each stage's parameters: runs a code check once for each code and chain, and keeps the answers.
 
-Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each question and
+Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each request and
 AT_ONCE in all, and the last answers. A caller waits for a while, and a check that has begun goes on without the caller;
-a later question gets its answer. A check that has not begun is cancelled when nobody waits for it any more. Raises
+a later request gets its answer. A check that has not begun is cancelled when nobody waits for it any more. Raises
 ControlError("deadline"), and ChangeRefused if the code cannot be imported, which is not kept.
 """
 

@@ -28,12 +28,12 @@ def unmet(stages: Mapping[str, StageConfig]) -> Iterator[Unmet]:
     offered = os.sched_getaffinity(0)
     for name, stage in stages.items():
         if missing := set(stage.cpus) - offered:
-            told = f"this service may not run on {listed(missing)}"
-            yield Unmet(dotted(("stages", name, "cpus")), told, f"it may run on {listed(offered)}")
+            what = f"this service may not run on {listed(missing)}"
+            yield Unmet(dotted(("stages", name, "cpus")), what, f"it may run on {listed(offered)}")
         if stage.nice < 0 and (why := _refused(stage.nice)):
-            told = f"{stage.nice} is refused ({why})"
+            what = f"{stage.nice} is refused ({why})"
             fix = "run the service with CAP_SYS_NICE or LimitNICE=, or set nice to 0 or more"
-            yield Unmet(dotted(("stages", name, "nice")), told, fix)
+            yield Unmet(dotted(("stages", name, "nice")), what, fix)
 
 
 def listed(cpus: Iterable[int]) -> str:

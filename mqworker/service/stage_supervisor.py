@@ -36,7 +36,7 @@ from mqworker.ipc.stage_spec import StageSpec
 from mqworker.ipc.stage_status import StageStatus
 from mqworker.producer.process import Producer
 from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
-from mqworker.service.questions import AnyAnswer, AnyQuestion, Questions
+from mqworker.service.producer_requests import ProducerAnswer, ProducerRequest, ProducerRequests
 from mqworker.service.switch_follower import SwitchFollower
 
 _reports = msgspec.msgpack.Decoder(Report)
@@ -58,7 +58,7 @@ class StageSupervisor:
         self.name = spec.stage
         self.life = Lifecycle(spec.drain_deadline)
         self.switch = SwitchFollower(spec.stage)
-        self._questions = Questions(self._send)
+        self._requests = ProducerRequests(self._send)
         self._spec = spec
         self._on_change = on_change
         self._on_log = on_log
@@ -97,17 +97,17 @@ class StageSupervisor:
         """Order the tree to write its stacks to the log."""
         self._send(DumpStacks())
 
-    async def ask(self, question: AnyQuestion, deadline: float) -> AnyAnswer:
+    async def ask(self, request: ProducerRequest, deadline: float) -> ProducerAnswer:
         """Return the Producer's answer. Raises ControlError."""
         if self._child is None:
-            why = "no message waits here" if isinstance(question, AskHeld) else "it has no processes"
+            why = "no message waits here" if isinstance(request, AskHeld) else "it has no processes"
             raise ControlError("refused", f"stage {self.name} is {self.life.state}: {why}")
-        return await self._questions.ask(question, deadline)
+        return await self._requests.ask(request, deadline)
 
     def due(self) -> Commit | Undo | Revert | None:
         """Return how the change in progress must end, if that is known."""
         life = self.life
-        return self.switch.due(life.status, life.told)
+        return self.switch.due(life.status, life.revision_sent)
 
     # --- what is
 
@@ -184,7 +184,7 @@ class StageSupervisor:
 
     # --- what the Producer sends
 
-    def _on_report(self, report: StageStatus | Ended | FaultReport | AnyAnswer) -> None:
+    def _on_report(self, report: StageStatus | Ended | FaultReport | ProducerAnswer) -> None:
         match report:
             case StageStatus():
                 self.life.reported(report)
@@ -194,7 +194,7 @@ class StageSupervisor:
             case FaultReport():
                 self._faults.take(self.name, report, time.time())
             case _:
-                self._questions.answered(report)
+                self._requests.answered(report)
 
     def _on_death(self, child: Child, death: Death) -> None:
         if child is not self._child:
@@ -202,10 +202,10 @@ class StageSupervisor:
             return
         why = f" ({child.kill_reason})" if child.kill_reason else ""
         self._child = None
-        self._questions.producer_died()
+        self._requests.producer_died()
         self._cancel_kill()
         orderly = self.life.ended
-        if not orderly and self.life.told:
+        if not orderly and self.life.revision_sent:
             self.switch.producer_died(f"the Producer {death}{why}", time.monotonic())
         actions = self.life.died(death, time.monotonic())
         if not orderly:

@@ -23,7 +23,7 @@ from mqworker.ipc.records import LogEvent
 from mqworker.ipc.stage_spec import StageSpec
 from mqworker.ipc.stage_status import StageStatus
 from mqworker.service.balancer import Balancer
-from mqworker.service.questions import AnyAnswer, AnyQuestion
+from mqworker.service.producer_requests import ProducerAnswer, ProducerRequest
 from mqworker.service.stage_supervisor import StageSupervisor
 
 
@@ -97,9 +97,9 @@ class Stages:
         assert isinstance(held, Held)
         return held
 
-    async def ask(self, stage: str, question: AnyQuestion, deadline: float = STORE_DEADLINE) -> AnyAnswer:
+    async def ask(self, stage: str, request: ProducerRequest, deadline: float = STORE_DEADLINE) -> ProducerAnswer:
         """Return the answer of a stage's Producer. Raises ControlError."""
-        return await next(each for each in self._supervisors if each.name == stage).ask(question, deadline)
+        return await next(each for each in self._supervisors if each.name == stage).ask(request, deadline)
 
     @property
     def names(self) -> list[str]:

@@ -47,17 +47,17 @@ class SwitchFollower:
             else:
                 self._previous = None
 
-    def due(self, status: StageStatus | None, told: int) -> Commit | Undo | Revert | None:
-        """Return how the change in progress ends; `told`: the revision of the last state that the Producer was sent."""
+    def due(self, status: StageStatus | None, sent: int) -> Commit | Undo | Revert | None:
+        """Return how the change in progress ends; `sent`: the revision of the last state that the Producer was sent."""
         stage, switch = self._stage, status.switch if status is not None else None
         if stage is None:
             return None
         candidate, previous = stage.candidate, self._previous
-        if status is not None and told and status.revision == told and not (switch is not None and switch.on_trial):
+        if status is not None and sent and status.revision == sent and not (switch is not None and switch.on_trial):
             previous = self._previous = None  # the new code has finished a message
         reason = self._lost
         code = candidate.code if candidate is not None else stage.code
-        if not reason and switch is not None and (switch.revision, switch.code) == (told, code):
+        if not reason and switch is not None and (switch.revision, switch.code) == (sent, code):
             reason = switch.failed
             if candidate is not None and not reason and switch.ready >= switch.wanted > 0:
                 return Commit(self._name, code)

@@ -40,8 +40,8 @@ class Charges:
 
     def named(self, stage: str, messages: Iterable[bytes]) -> None:
         """Note that the Producer has reported what became of these messages."""
-        told = set(messages)
-        for key in [key for key in self._charges if key[0] == stage and key[1] in told and key in self._until]:
+        reported = set(messages)
+        for key in [key for key in self._charges if key[0] == stage and key[1] in reported and key in self._until]:
             self._end(key)
 
     def _end(self, key: Key) -> None:

@@ -1,4 +1,4 @@
-"""The connections of a shared object: receives frames of calls and words, sends frames of answers.
+"""The connections of a shared object: receives frames of calls and settlement notices, sends frames of answers.
 
 Lives on the loop of the process of the shared object. Calls are made as they are read; the answers wait until the
 journal has been handed to the kernel (`send`), so one flush serves the frames of all connections that were ready
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mqworker.ipc.frames import FrameError, FrameParser, pack
-from mqworker.shared_state.messages import Answers, CallAnswer, Caller, Calls, Received, Words
+from mqworker.shared_state.messages import Answers, CallAnswer, Caller, Calls, Received, SettlementNotice
 from mqworker.shared_state.state import SharedState
 from mqworker.shared_state.values import MOST
 
@@ -139,10 +139,10 @@ class Connections:
             made = [CallAnswer(each.number, call(caller, each, now())) for each in received.calls]
             connection.out += pack(_encode(Answers(made)))
             self._answered.append(connection)
-        elif isinstance(received, Words):
+        elif isinstance(received, SettlementNotice):
             if len(received.settled) + len(received.again) > MOST:
                 raise ValueError("too many keys at once")
-            self._state.words(received, time.time())
+            self._state.take_notice(received, time.time())
         elif isinstance(received, Caller):
             if len(received.params) > MOST:
                 raise ValueError("the parameters are too large")

@@ -130,7 +130,7 @@ class SharedInstance:
         self.tick_problem = ""  # what the last `tick` raised
         self._pid = os.getpid()
 
-    def speak(self) -> None:
+    def enable_log(self) -> None:
         """Pass on what the object logs from now on: the replay is over."""
         self.log = self._loud
 

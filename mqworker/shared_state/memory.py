@@ -1,6 +1,6 @@
 """Which calls are remembered, and for how long, so that an effect happens once even if a message comes twice.
 
-Pure; lives in the process of a shared object, which passes every call, the Producer's words and the time to it. The
+Pure; lives in the process of a shared object, which passes every call, the Producer's notices and the time to it. The
 time is always the one in the journal, so that a replay forgets exactly what the process before has forgotten.
 
 The answers to a message's calls are in one record. A record is forgotten

@@ -2,7 +2,7 @@
 
     Service  --SharedOrder-->   shared object  <--Calls--    Consumer
     Service  <--SharedReport--  shared object  --Answers-->  Consumer
-                                shared object  <--Words--    Producer
+                                shared object  <--SettlementNotice--  Producer
     shared object  --Entry-->   its journal
 
 The Service uses the pipes of a child; Consumers and Producers connect to the object's socket. All records are
@@ -172,7 +172,7 @@ class Calls(msgspec.Struct, frozen=True, array_like=True, tag=2):
     calls: list[Call]
 
 
-class Words(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class SettlementNotice(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """What became of messages: their keys of 16 bytes, one after another, at most 1 MiB. Never answered."""
 
     stage: str
@@ -193,7 +193,7 @@ class Answers(msgspec.Struct, frozen=True, array_like=True, tag=4):
     answers: list[CallAnswer]
 
 
-Received = Caller | Calls | Words
+Received = Caller | Calls | SettlementNotice
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------
@@ -219,8 +219,8 @@ class CallEntry(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     answer: bytes
 
 
-class WordsEntry(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The Producer's words; also, as `again`, a message whose second run has met its record."""
+class SettlementEntry(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A SettlementNotice; also, as `again`, a message whose second run has met its record."""
 
     stage: str
     settled: bytes
@@ -241,4 +241,4 @@ class ResetEntry(msgspec.Struct, frozen=True, array_like=True, tag=5):
     now: float
 
 
-Entry = ParamsEntry | CallEntry | WordsEntry | TickEntry | ResetEntry
+Entry = ParamsEntry | CallEntry | SettlementEntry | TickEntry | ResetEntry

@@ -25,9 +25,9 @@ from mqworker.shared_state.messages import (
     Entry,
     ParamsEntry,
     ResetEntry,
+    SettlementEntry,
+    SettlementNotice,
     TickEntry,
-    Words,
-    WordsEntry,
 )
 
 _LENGTHS = (0, SIZE)
@@ -53,7 +53,7 @@ class SharedState:
         self._journal, self._note = journal, note
         self._gathered = journal.bytes
         self._replayed_params.clear()
-        self.instance.speak()
+        self.instance.enable_log()
 
     def call(self, caller: Caller, call: Call, now: float) -> bytes:
         """Return the remembered answer to a call, or make the call. `now`: in seconds since the epoch, as below.
@@ -81,7 +81,7 @@ class SharedState:
         """Keep the record of a message that runs again."""
         self.counts["repeated"] += 1
         if self.memory.meets(stage, message, now):
-            self._journal.append(WordsEntry(stage, b"", message, now))
+            self._journal.append(SettlementEntry(stage, b"", message, now))
             self.memory.published_again(stage, [message], now)
 
     def _make(self, caller: Caller, call: Call, now: float) -> bytes:
@@ -104,12 +104,12 @@ class SharedState:
             self.flush()
         return answer
 
-    def words(self, words: Words, now: float) -> None:
+    def take_notice(self, notice: SettlementNotice, now: float) -> None:
         """Apply what the Producer reports; raises ValueError for invalid keys."""
-        self._take(words.stage, words.settled, words.again, now)
+        self._take(notice.stage, notice.settled, notice.again, now)
         if self.charges:
-            self.charges.named(words.stage, _keys(words.settled + words.again))
-        self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
+            self.charges.named(notice.stage, _keys(notice.settled + notice.again))
+        self._journal.append(SettlementEntry(notice.stage, notice.settled, notice.again, now))
 
     def tick(self, now: float) -> None:
         """Pass the time to the object, and forget records that are too old."""
@@ -152,7 +152,7 @@ class SharedState:
                     self._replay_call(entry)
                 if entry.message and answers.is_remembered(entry.answer):
                     self.memory.store(entry.stage, entry.message, entry.call, entry.answer, entry.now)
-            case WordsEntry():
+            case SettlementEntry():
                 self._take(entry.stage, entry.settled, entry.again, entry.now)
             case TickEntry():
                 if execute and not answers.is_equal(self.instance.tick(entry.now), entry.answer):

@@ -41,7 +41,7 @@ class EdgeThread:
         """Send a log event to the Service."""
         self._soon(self._edge.forward, event)
 
-    def say(self, report: SourceReport) -> None:
+    def report(self, report: SourceReport) -> None:
         """Send a report to the Service."""
         self._soon(self._edge.send, report)
 

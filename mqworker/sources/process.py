@@ -43,7 +43,7 @@ class SourceProcess(Spawned):
         log = logs.JobLogger(f"mqworker.job.{spec.name}", handler, spec.log_level)
         edge.start()
         be_plain()
-        ended = self._source(spec, edge.handover, log, edge.say).run(uuid.uuid4().hex[:12], edge.connect)
+        ended = self._source(spec, edge.handover, log, edge.report).run(uuid.uuid4().hex[:12], edge.connect)
         atexit._run_exitfuncs()  # multiprocessing does not run these in its child processes
         sys.stdout.flush()
         edge.end(ended)

@@ -34,7 +34,7 @@ class Statuses:
     def status(self, *, ending: bool) -> SourceStatus:
         """Return the state of the source."""
         state, reason = self._state(ending=ending)
-        pump, told = self._pump, self._handover
+        pump, handover = self._pump, self._handover
         return SourceStatus(
             pid=os.getpid(),
             state=state,
@@ -45,12 +45,12 @@ class Statuses:
             rate=self._rate(),
             last_item=pump.last_item,
             depth=pump.credit.depth,
-            due=told.due,
-            last_tick=told.last_tick,
-            missed=told.missed,
-            ticks=told.ticks,
-            progress=pump.records_stored + told.ticks + told.runs,
-            since=told.began,
+            due=handover.due,
+            last_tick=handover.last_tick,
+            missed=handover.missed,
+            ticks=handover.ticks,
+            progress=pump.records_stored + handover.ticks + handover.runs,
+            since=handover.began,
             stall=round(self.stall, 3),
         )
 

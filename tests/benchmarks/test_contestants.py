@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,6 +107,25 @@ def test_a_tree_that_is_released_goes_on():
         assert (lines.stat().st_size, tree.cpu()) == (size, cpu)
         tree.release()
         wait_for(lambda: lines.stat().st_size > size, 20, "a further line")
+
+
+def test_blocking_workers_end_with_their_command():
+    """One SIGTERM to the command is enough: the connections of its workers close."""
+    told = {"BENCH_IN": "in", "BENCH_OUT": "out", "BENCH_PREFETCH": "1", "BENCH_JOB": "same"}
+    with socket.create_server(("127.0.0.1", 0)) as broker:  # which says nothing: they wait for its first frame
+        broker.settimeout(30)
+        told["BENCH_URL"] = f"amqp://127.0.0.1:{broker.getsockname()[1]}"
+        command = subprocess.Popen([sys.executable, peers.BLOCKING.program, "2"], env=os.environ | told)
+        try:
+            connections = [broker.accept()[0] for _ in range(2)]
+        finally:
+            command.terminate()
+        assert command.wait(30) == -signal.SIGTERM
+        for connection in connections:
+            with connection:
+                connection.settimeout(5)
+                while connection.recv(64):
+                    pass
 
 
 CLIENTS = """

@@ -407,7 +407,7 @@ async def test_a_loss_in_the_middle_loses_none_and_is_told(broker, monkeypatch, 
 
     def cut(progress) -> None:
         if progress.done >= 200 and progress.unsure:
-            for connection in dead._verbs._admin._shared.questions:
+            for connection in dead._verbs._admin._shared.requests:
                 connection.abort("the test cuts it off")
 
     usual = Taker.remove

@@ -394,9 +394,11 @@ async def test_admin_knows_purges_and_deletes_queues(broker):
     await admin.send(queue, b"", b"x", AMPLE)
     assert await admin.delete(queue, AMPLE) == 1
     assert await admin.queue(queue, AMPLE) is None
-    for question in (admin.delete(queue, AMPLE), admin.purge(queue, AMPLE), admin.send(queue, b"", b"x", AMPLE)):
-        with pytest.raises(BrokerRefused):
+    for question in (admin.delete(queue, AMPLE), admin.purge(queue, AMPLE), admin.peek(queue, 1, AMPLE)):
+        with pytest.raises(BrokerRefused, match=f"there is no queue '{queue}'; `mqworker queues list`"):
             await question
+    with pytest.raises(BrokerRefused):
+        await admin.send(queue, b"", b"x", AMPLE)
     assert link.state.connected
 
 

@@ -904,7 +904,7 @@ async def test_a_host_that_does_not_answer_keeps_no_question_from_the_next_host(
     try:
         assert await admin.queue(broker.topology.input, 5.0) is not None
         assert len(writers) == 1
-        for connection in admin._shared.questions:
+        for connection in admin._shared.requests:
             connection.abort("the test ends it")
         assert await admin.queue(broker.topology.input, AMPLE) is not None
         assert len(writers) == 1
@@ -1013,7 +1013,7 @@ async def ask_a_silent_queue(broker: RabbitHarness) -> None:
         answer = Properties(correlation_id=request.correlation_id).encode()
         link.publish(1, Publication("", request.reply_to, answer, b"answer", mandatory=False))
         assert (await waiting)[0][1] == b"answer"
-    await until(lambda: len(admin._shared.questions) == 1, 5, "the connections that were given up closed")
+    await until(lambda: len(admin._shared.requests) == 1, 5, "the connections that were given up closed")
     await admin.send(dead, b"", b"x", AMPLE)
 
 

@@ -47,15 +47,6 @@ def test_results_are_those_that_no_stage_takes(tmp_path, outputs, arguments, tol
     assert (done.returncode, len(taken)) == ((Exit.OK, 1) if told.startswith("0 received") else (Exit.USAGE, 0))
 
 
-def test_who_names_a_queue_that_is_not_there_learns_where_they_are_listed(tmp_path):
-    """The sentence of the broker names the queue, the verb that lists them is told with it."""
-    problem = b'{"status": 409, "title": "Conflict", "detail": "there is no queue \'nothing\'"}'
-    with tiny_server(tmp_path / "s", lambda _head: response("409 Conflict", problem)):
-        done = mqworker("receive", "nothing", "--socket", "s", cwd=tmp_path)
-    assert "there is no queue 'nothing'; `mqworker queues list` shows what there is" in done.stderr
-    assert done.returncode not in (Exit.OK, Exit.INTERNAL)
-
-
 @pytest.mark.parametrize(
     ("body", "plain", "line"),
     [

@@ -308,3 +308,20 @@ def test_programs_are_named_only_in_the_configuration(project):
     done = mqworker("jobs", "add", 'exec:["ls"]', "--socket", "s", cwd=project)
     assert done.returncode == Exit.CONFIG
     assert "programs are named only in the configuration" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [["logs"], ["logs", "-f"], ["audit"], ["queues", "list"], ["receive"], ["status"]])
+def test_a_stage_that_does_not_exist_is_not_just_empty(project, verb):
+    """A verb that selects by stage fails, and names those that there are, where there is nothing to select from."""
+    whole = {"stages": [], "line": [], "queues": [], "records": [], "lines": []}
+    unknown = {"status": 404, "detail": 'there is no stage "nope"; known: primes'}
+
+    def answer(head: bytes) -> bytes:
+        if b"/stages/nope" in head:
+            return response("404 Not Found", json.dumps(unknown).encode())
+        return response("200 OK", json.dumps(whole).encode())
+
+    with tiny_server(project / "s", answer):
+        done = mqworker(*verb, "--stage", "nope", "--socket", "s", cwd=project)
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    assert 'there is no stage "nope"; known: primes' in done.stderr

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mqworker.control import audit
-from mqworker.control.audit import AuditRecord, AuditTrail, told
+from mqworker.control.audit import AuditRecord, AuditTrail, sentence
 from mqworker.control.difference import FieldChange
 from tests.support.waiting import AMPLE, wait_for
 
@@ -160,4 +160,4 @@ def test_one_line_for_a_person():
     """Who, from where, what, the answer, and from what to what."""
     changes = (FieldChange("energy", "params.gain", 0.9, 0.95), FieldChange("energy", "params.old", 1))
     line = "token from ::1: PUT /x: 200 (applied); energy.params.gain: 0.9 -> 0.95; energy.params.old: 1 -> -"
-    assert told(record(changes=changes)) == line
+    assert sentence(record(changes=changes)) == line

@@ -32,7 +32,7 @@ from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.histogram import BUCKETS, Times
-from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
+from mqworker.ipc.inspection import AskMessage, InspectionRequest, MessageAnswer
 from mqworker.ipc.producer_messages import Held, HeldMessage
 from mqworker.ipc.stage_status import ConsumerStatus, StageStatus
 from tests.support.waiting import AMPLE
@@ -146,7 +146,7 @@ class LittleService:
         self.held_refused = ""
         self.changes: list[Any] = []
         self.attributed: tuple[Attributed, ...] = ()
-        self.questions: list[Question] = []  # to Producers
+        self.requests: list[InspectionRequest] = []  # to Producers
         self.answers: dict[type, Any] = {}  # by the type of the question: a value, or an exception
         self.found: dict[str, MessageAnswer | ControlError] = {}  # what each stage knows of any message
         self.bulk = LittleBulk()
@@ -316,16 +316,16 @@ class LittleService:
                 return Held(1)
         raise ControlError("unknown_message", f"no message {skip} waits here")
 
-    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Any:
+    async def ask_producer(self, stage: str, request: InspectionRequest, deadline: float) -> Any:
         self._known(stage)
-        answer = self.answers.get(type(question), ControlError("refused", f"stage {stage} has no processes"))
+        answer = self.answers.get(type(request), ControlError("refused", f"stage {stage} has no processes"))
         if isinstance(answer, Exception):
             raise answer
-        self.questions.append(question)
+        self.requests.append(request)
         return answer
 
     async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
-        self.questions.append(AskMessage(0, message_id))
+        self.requests.append(AskMessage(0, message_id))
         return self.found
 
     async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:

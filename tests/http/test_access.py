@@ -190,7 +190,7 @@ def test_a_foreign_page_costs_little(service, path):
     service.admin = {"dlq_list": {"dead_letters": []}}
     for mark in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
         assert service.ask("GET", f"/api/v1/{path}", **mark).status == 403
-    assert (service.asked, service.questions) == ([], [])
+    assert (service.asked, service.requests) == ([], [])
 
 
 def test_simple_requests_are_no_json(service):

@@ -34,7 +34,7 @@ def test_a_message_is_told_with_its_way_and_its_log_lines(service):
     answer = service.ask("GET", f"/api/v1/messages/{quote(name, safe='')}")
     assert answer.status == 200
     told = answer.json
-    assert service.questions == [AskMessage(0, name)]
+    assert service.requests == [AskMessage(0, name)]
     assert (told["message_id"], told["state"]) == (name, "dead")
     assert told["sentence"].startswith("stage alpha: dead since ")
     assert told["unanswered"] == [{"stage": "beta", "why": "the Producer did not answer within 0.8 s"}]
@@ -75,7 +75,7 @@ def test_an_id_that_no_message_can_have_is_refused(service):
     """AMQP has 255 bytes for it."""
     assert service.ask("GET", f"/api/v1/messages/{'x' * 256}").status == 422
     assert service.ask("GET", "/api/v1/messages?id=").status == 422
-    assert service.questions == []
+    assert service.requests == []
 
 
 def test_faults_are_told_with_their_trend(service):
@@ -110,7 +110,8 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
     service.ask("POST", REPLACE, {"now": True, "pid": 4242, "seq": 0})
     later, now = AskReplace(0, 2, now=False), AskReplace(0, 2, now=True)
     named, none = structs.replace(now, pid=4242, message_id="m-1"), structs.replace(now, pid=4242, seq=0)
-    assert service.questions == [AskStack(0, 2), now, later, named, none]
+    service.ask("POST", STACK, {"pid": 4242})
+    assert service.requests == [AskStack(0, 2), now, later, named, none, AskStack(0, 2, 4242)]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
         ("POST", STACK, None, "refused", 409),
         ("POST", STACK, None, "deadline", 504),
         ("GET", STACK, None, "refused", 405),
+        ("POST", STACK, {"pid": 0}, "refused", 422),
         ("POST", STACK.replace("/2/", "/-1/"), None, "refused", 404),
         ("POST", STACK.replace("alpha", "gamma"), None, "refused", 404),
         ("POST", REPLACE, {"now": 1}, "refused", 422),

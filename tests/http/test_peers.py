@@ -174,21 +174,21 @@ def test_nobody_is_asked_while_nobody_looks(impostor, monkeypatch):
     monkeypatch.setattr(peers, "LOOKING", 0.2)
     spy = impostor(answer_of(json.dumps(STATUS).encode()))
     stopping = threading.Event()
-    known = Peers([spy.url], "", stopping)
+    looking = Peers([spy.url], "", stopping)
 
     def runs() -> bool:
         return any(thread.name == "peers" for thread in threading.enumerate())
 
     assert not runs()
     for _ in range(2):
-        known.tell()
+        looking.known()
         assert runs()
         wait_for(lambda: not runs(), 10, "the thread to end")
     asked = len(spy.requests)
-    known.tell()
+    looking.known()
     stopping.set()
     wait_for(lambda: not runs(), 10, "the thread to end with the server")
-    known.tell()
+    looking.known()
     assert not runs()
     assert asked >= 2
 

@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from mqworker.ipc.admin_messages import AdminAnswer, AdminQuestion
+from mqworker.ipc.admin_messages import AdminAnswer, AdminRequest
 from mqworker.ipc.frames import pack, read_frame, write_all
 from mqworker.ipc.spawn import Spawned
 
@@ -49,7 +49,7 @@ def ignore_signals(_process):
 
 def echo(process):
     while True:
-        question = msgspec.msgpack.decode(read_frame(process.down.fileno()), type=AdminQuestion)
+        question = msgspec.msgpack.decode(read_frame(process.down.fileno()), type=AdminRequest)
         say(process, AdminAnswer(question.id, question.arguments))
 
 

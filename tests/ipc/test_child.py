@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mqworker.ipc.admin_messages import AdminAnswer, AdminQuestion
+from mqworker.ipc.admin_messages import AdminAnswer, AdminRequest
 from mqworker.ipc.child import Child
 from mqworker.ipc.frames import FrameTooLarge, pack
 from mqworker.ipc.records import LogEvent
@@ -106,8 +106,8 @@ async def test_what_it_says_is_received_and_what_it_is_sent_arrives():
     """Records go both ways, log events and output lines to the log callback."""
     owner = await Owner().start(echo).ready()
     assert owner.child.alive
-    assert owner.child.send(AdminQuestion(7, "v", 1.0, {"a": b"x" * 300_000}))
-    await owner.child.put(AdminQuestion(8, "v", 1.0, {}))
+    assert owner.child.send(AdminRequest(7, "v", 1.0, {"a": b"x" * 300_000}))
+    await owner.child.put(AdminRequest(8, "v", 1.0, {}))
     await until(lambda: len(owner.heard) == 3, DEADLINE, "the answers")
     assert owner.heard == [READY, AdminAnswer(7, {"a": b"x" * 300_000}), AdminAnswer(8, {})]
     death = await owner.child.stop("enough", DEADLINE)
@@ -271,10 +271,10 @@ async def test_a_callback_that_raises_costs_its_record_only(caplog):
     """It is logged; later records and the death still come."""
     owner = await Owner().start(echo).ready()
     real, owner.child._on_record = owner.child._on_record, lambda _record: 1 / 0
-    owner.child.send(AdminQuestion(1, "v", 1.0, {}))
+    owner.child.send(AdminRequest(1, "v", 1.0, {}))
     await until(lambda: "could not be handled" in caplog.text, DEADLINE, "the log")
     owner.child._on_record = real
-    owner.child.send(AdminQuestion(2, "v", 1.0, {}))
+    owner.child.send(AdminRequest(2, "v", 1.0, {}))
     await until(lambda: AdminAnswer(2, {}) in owner.heard, DEADLINE, "the second answer")
     await owner.child.stop("enough", DEADLINE)
     assert owner.heard[-1] == owner.child.death
@@ -392,9 +392,9 @@ async def test_what_is_too_large_is_refused_at_once():
     """More than the pipe's bound: a sentence for whoever asks, and the child goes on."""
     owner = await Owner().start(echo).ready()
     with pytest.raises(FrameTooLarge, match="too large to be passed on"):
-        await owner.child.put(AdminQuestion(1, "v", 1.0, {"a": bytes(65 << 20)}))
-    assert not owner.child.send(AdminQuestion(1, "v", 1.0, {"a": bytes(65 << 20)}))
-    await owner.child.put(AdminQuestion(2, "v", 1.0, {}))
+        await owner.child.put(AdminRequest(1, "v", 1.0, {"a": bytes(65 << 20)}))
+    assert not owner.child.send(AdminRequest(1, "v", 1.0, {"a": bytes(65 << 20)}))
+    await owner.child.put(AdminRequest(2, "v", 1.0, {}))
     await until(lambda: AdminAnswer(2, {}) in owner.heard, DEADLINE, "the answer")
     await owner.child.stop("enough", DEADLINE)
 
@@ -404,7 +404,7 @@ async def test_many_large_records_wait_for_room():
     """Ten of 16 MiB at once, more than the bound: all arrive, in order."""
     owner = await Owner().start(echo).ready()
     puts = [
-        asyncio.create_task(owner.child.put(AdminQuestion(number, "v", 1.0, {"a": bytes(16 << 20)})))
+        asyncio.create_task(owner.child.put(AdminRequest(number, "v", 1.0, {"a": bytes(16 << 20)})))
         for number in range(10)
     ]
     await asyncio.gather(*puts)
@@ -417,8 +417,8 @@ async def test_many_large_records_wait_for_room():
 async def test_what_waits_for_room_hears_of_the_death():
     """Nobody waits for a child that is gone."""
     owner = await Owner().start(wait).ready()
-    await owner.child.put(AdminQuestion(1, "v", 1.0, {"a": bytes(60 << 20)}))
-    waiting = asyncio.create_task(owner.child.put(AdminQuestion(2, "v", 1.0, {"a": bytes(60 << 20)})))
+    await owner.child.put(AdminRequest(1, "v", 1.0, {"a": bytes(60 << 20)}))
+    waiting = asyncio.create_task(owner.child.put(AdminRequest(2, "v", 1.0, {"a": bytes(60 << 20)})))
     await asyncio.sleep(0)
     await owner.child.stop("enough", DEADLINE)
     with pytest.raises(BrokenPipeError):

@@ -1,6 +1,11 @@
-"""The records that cross process boundaries."""
+"""The records that cross process boundaries: all that their modules define, found by looking into these."""
 
+import importlib
 import inspect
+import pkgutil
+from collections.abc import Callable
+from types import UnionType
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,37 +13,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as types
 
-from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
-from mqworker.ipc import (
-    check_messages,
-    consumer_messages,
-    generation,
-    histogram,
-    inspection,
-    producer_messages,
-    records,
-    stage_spec,
-    stage_status,
-)
-from mqworker.ipc.admin_messages import AdminAnswer, AdminQuestion
+import mqworker
+from mqworker.config.model import BrokerConfig, InputConfig, SourceConfig, StageConfig
+from mqworker.ipc import admin_messages, histogram, records, source_messages
+from mqworker.shared_state import messages as shared_messages
 
 pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
 
-MODULES = (
-    *(records, generation, stage_spec, producer_messages, stage_status, consumer_messages, check_messages, histogram),
-    inspection,
-)
-CLASSES = [
-    kind
-    for module in MODULES
-    for name, kind in inspect.getmembers(module, inspect.isclass)
-    if kind.__module__ == module.__name__ and not name.startswith("_")
+
+def own_classes(module: Any) -> list[type]:
+    """Return the public classes that a module defines."""
+    found = inspect.getmembers(module, inspect.isclass)
+    return [kind for name, kind in found if kind.__module__ == module.__name__ and not name.startswith("_")]
+
+
+def is_record(kind: Any) -> bool:
+    """Whether this is a class of records."""
+    return inspect.isclass(kind) and issubclass(kind, msgspec.Struct)
+
+
+NAMES = [found.name for found in pkgutil.walk_packages(mqworker.__path__, "mqworker.")]
+ALL = [
+    importlib.import_module(name) for name in NAMES if name.startswith("mqworker.ipc.") or name.endswith(".messages")
 ]
-RECORDS = [kind for kind in CLASSES if issubclass(kind, msgspec.Struct)] + [AdminQuestion, AdminAnswer]
+MODULES = [module for module in ALL if any(map(is_record, own_classes(module)))]
+CLASSES = [kind for module in MODULES for kind in own_classes(module)]
 STAYS = {histogram.Histogram}  # counts in a Producer; its `times` cross
-PUBLIC = [kind for kind in RECORDS if kind is not records.TaggedRecord]
-ANSWER = AdminAnswer | records.LogEvent
-UNIONS = (producer_messages.Order, producer_messages.Report, consumer_messages.Uplink, ANSWER)
+RECORDS = [kind for kind in CLASSES if is_record(kind) and kind is not records.TaggedRecord]
+UNIONS = {
+    name: union
+    for module in MODULES
+    for name, union in vars(module).items()
+    if isinstance(union, UnionType) and all(map(is_record, union.__args__))
+}
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | text | st.binary(max_size=8)
@@ -48,6 +55,19 @@ CONFIGS = {
         StageConfig, input=st.just(InputConfig(queue="in")), jobs=st.just(("a:b",)), params=st.just({"a": [1, None]})
     ),
     BrokerConfig: st.builds(BrokerConfig, url=st.sampled_from(["", ("amqp://a", "amqp://b")])),
+    SourceConfig: st.builds(SourceConfig, job=st.just("a:b"), into=st.just("s"), every=st.sampled_from([None, "10 s"])),
+}
+PLAIN: dict[type, Callable[[Any], st.SearchStrategy]] = {
+    types.IntType: lambda kind: st.integers(
+        -(1 << 63) if kind.ge is None else kind.ge, (1 << 63) - 1 if kind.le is None else kind.le
+    ),
+    types.FloatType: lambda _: st.floats(allow_nan=False),
+    types.BoolType: lambda _: st.booleans(),
+    types.StrType: lambda kind: text.filter(lambda value: len(value) >= (kind.min_length or 0)),
+    types.BytesType: lambda _: st.binary(max_size=8),
+    types.NoneType: lambda _: st.none(),
+    types.LiteralType: lambda kind: st.sampled_from(kind.values),
+    types.AnyType: lambda _: anything,
 }
 
 
@@ -57,7 +77,7 @@ def values(kind: types.Type) -> st.SearchStrategy:
         case types.StructType(cls=cls) if cls in CONFIGS:
             return CONFIGS[cls]
         case types.StructType(cls=cls, fields=fields):
-            return st.builds(cls, **{field.name: values(field.type) for field in fields})
+            return st.builds(cls, **{field.name: field_values(field) for field in fields})
         case types.UnionType(types=members):
             return st.one_of([values(member) for member in members])
         case types.ListType(item_type=item):
@@ -66,28 +86,28 @@ def values(kind: types.Type) -> st.SearchStrategy:
             return st.lists(values(item), max_size=3).map(tuple)
         case types.TupleType(item_types=items):
             return st.tuples(*map(values, items))
-        case types.DictType(value_type=item):
+        case types.DictType(key_type=types.StrType(), value_type=item):
             return st.dictionaries(text, values(item), max_size=3)
-    return {
-        types.IntType: st.integers(-(1 << 63), (1 << 63) - 1),
-        types.FloatType: st.floats(allow_nan=False),
-        types.BoolType: st.booleans(),
-        types.StrType: text,
-        types.BytesType: st.binary(max_size=8),
-        types.NoneType: st.none(),
-        types.AnyType: anything,
-    }[type(kind)]
+        case types.Metadata(type=inner):
+            return values(inner)
+    return PLAIN[type(kind)](kind)
 
 
-@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def field_values(field: types.Field) -> st.SearchStrategy:
+    """Any value of a field, also its default."""
+    default = field.default
+    return values(field.type) if default is msgspec.NODEFAULT else st.just(default) | values(field.type)
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
 @given(data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_a_record_arrives_as_it_was_sent(kind, data):
     """Every record survives MessagePack, as its own type and as part of each union that carries it."""
     record = data.draw(values(types.type_info(kind)))
     packed = msgspec.msgpack.encode(record)
     assert msgspec.msgpack.decode(packed, type=kind) == record
-    for union in UNIONS:
+    for union in UNIONS.values():
         if kind in union.__args__:
             assert msgspec.msgpack.decode(packed, type=union) == record
 
@@ -96,7 +116,7 @@ def test_a_record_arrives_as_it_was_sent(kind, data):
 def test_a_record_is_frozen(kind):
     """Neither side can change a record that crosses a process boundary, nor what it holds."""
     assert kind.__struct_config__.frozen
-    for field in types.type_info(kind).fields if kind in PUBLIC else ():
+    for field in types.type_info(kind).fields:
         if isinstance(field.type, types.StructType):
             assert field.type.cls.__struct_config__.frozen
 
@@ -104,10 +124,23 @@ def test_a_record_is_frozen(kind):
 def test_all_that_these_modules_define_is_a_record():
     """So none goes untested because it is of another kind; a NamedTuple is tested with the record that holds it."""
     named_tuples = {kind for kind in CLASSES if issubclass(kind, tuple) and hasattr(kind, "_fields")}
-    assert set(CLASSES) - set(RECORDS) - named_tuples == STAYS
+    assert set(CLASSES) - set(RECORDS) - named_tuples == STAYS | {records.TaggedRecord}
 
 
-def test_tags_are_unique():
+def test_all_modules_of_messages_are_found():
+    """Those that `ipc/records` names; and every union of what a process receives is found in them."""
+    named = [line.split()[-1] for line in (records.__doc__ or "").splitlines() if "-->" in line]
+    assert len(named) == 6
+    assert {f"mqworker.{'' if '/' in name else 'ipc.'}{name.replace('/', '.')}" for name in named} <= {
+        module.__name__ for module in MODULES
+    }
+    assert {admin_messages.BulkView, source_messages.Tick, shared_messages.TickEntry} <= set(RECORDS)
+    assert {"Order", "Report", "Uplink", "AdminReport", "CheckReport", "SourceOrder", "SharedOrder"} <= UNIONS.keys()
+
+
+@pytest.mark.parametrize("union", UNIONS.values(), ids=UNIONS)
+def test_tags_are_unique(union):
     """Each member of a union has its own tag."""
-    tags = [kind.__struct_config__.tag for kind in PUBLIC if kind.__struct_config__.tag]
+    tags = [kind.__struct_config__.tag for kind in union.__args__]
+    assert None not in tags
     assert len(tags) == len(set(tags))

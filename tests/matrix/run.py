@@ -2,24 +2,21 @@
 
 Runs the benches in worker processes of its own, each with its own broker and service, tells progress on stderr, prints
 the tables on stdout and puts them into `--report FILE` (between its markers when it has them). Ends with 0 when nothing
-was lost, invented or dead, repeats stayed within the promise and everything came to rest; else with 1.
+was lost, invented or dead, repeats stayed within the promise and everything came to rest; else with 1. SIGTERM and
+SIGINT end it and all of these, also while they are cleaned up.
 """
 
 import argparse
-import concurrent.futures
-import functools
-import multiprocessing
-import signal
 import sys
 import time
 from pathlib import Path
 
 from pika.exceptions import AMQPError
 
-from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
 from tests.matrix import report
 from tests.matrix.bench import Account, Bench, Kind, Outside, Stepped
 from tests.matrix.cells import BROKERS, RANDOM, Cell, cells
+from tests.matrix.workers import Failure, run_all
 
 
 def work(broker: str, chosen: list[Cell], times: int, seed: int, kind: Kind) -> dict[tuple[str, Cell], Account]:
@@ -42,12 +39,6 @@ def work(broker: str, chosen: list[Cell], times: int, seed: int, kind: Kind) -> 
             if account.trouble:
                 break
     return accounts
-
-
-def enter_worker() -> None:
-    """End together with the command, and in order, so that nothing is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def benches(chosen: list[tuple[str, Cell]]) -> list[tuple[str, list[Cell]]]:
@@ -78,15 +69,13 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no cell begins so; there are {', '.join(map(str, cells('classic')))}")
     began = time.monotonic()
     accounts: dict[tuple[str, Cell], Account] = {}
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.jobs, context, enter_worker) as pool:
-        job, kind = functools.partial(pool.submit, work), Kind(options.seats, options.tasks)
-        futures = [job(broker, group, options.times, options.seed, kind) for broker, group in benches(chosen)]
-        for future in concurrent.futures.as_completed(futures):
-            if error := future.exception():  # its cells are told as not run; those of the other benches count
-                print(f"a bench ended early: {error!r:.500}", file=sys.stderr, flush=True)
-            else:
-                accounts |= future.result()
+    kind = Kind(options.seats, options.tasks)
+    calls = [(broker, group, options.times, options.seed, kind) for broker, group in benches(chosen)]
+    for found in run_all(work, calls, options.jobs):
+        if isinstance(found, Failure):  # its cells are told as not run; those of the other benches count
+            print(f"a bench ended early: {found.why}", file=sys.stderr, flush=True)
+        else:
+            accounts |= found
     text = report.markdown(accounts, options.times, options.seed, time.monotonic() - began)
     print(text)
     if options.report:

@@ -9,9 +9,12 @@ import pytest
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister, open_seats
 from mqworker.ipc.generation import Generation
+from mqworker.ipc.inspection import AskReplace, ReplaceAnswer
 from mqworker.ipc.producer_messages import Desired
 from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.fleet import Fleet
+from mqworker.producer.replace import replace
+from mqworker.producer.stacks import Stacks
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import until
@@ -173,3 +176,31 @@ async def test_a_death_that_is_dealt_with_is_none_for_the_next_life(make):
     os.kill(pid, signal.SIGKILL)
     await until(lambda: not stage.fleet.roster.lanes, DEADLINE, "its end")
     assert stage.register.last_life().in_hand == {}
+
+
+@on_loop
+async def test_a_spare_consumer_is_replaced_where_its_pid_is_named(make):
+    """When it has finished, which it has, or at once: another is prepared, and the one at work in its slot goes on."""
+    stage = make()
+    stage.want(1)
+    ((at_work, slot),) = (await stage.settled(1)).items()
+    stage.want(1, 1, 2)
+    fleet, answers, before = stage.fleet, [], {at_work}
+    stacks = Stacks(fleet.roster, lambda _seq: {}, answers.append)
+
+    def prepared():
+        spare = {lane.pid for lane in fleet.roster.lanes.values() if fleet.roster.state_of(lane) == "spare"}
+        return spare - before
+
+    for now in (False, True):
+        (spare,) = await until(prepared, DEADLINE, "a spare Consumer")
+        before.add(spare)
+        replace(fleet, stacks, AskReplace(1, slot, now, spare), answers.append)
+        await until(lambda: answers, DEADLINE, "an answer")
+        assert answers.pop() == ReplaceAnswer(1, pid=spare)
+    await until(prepared, DEADLINE, "another spare Consumer")
+    lanes = fleet.roster.lanes.values()
+    assert [lane.pid for lane in lanes if fleet.roster.state_of(lane) == "idle"] == [at_work]
+    stage.want(1)
+    assert (await stage.settled(1)).keys() == {at_work}
+    await stage.end()

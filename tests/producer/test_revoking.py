@@ -21,7 +21,7 @@ LANE = 3
 def test_only_behind_a_message_that_stays_in_hand(seen, certain_at):
     """The message must be the same at two looks that are SETTLED apart, both after the Consumer was told."""
     revoking = Revoking()
-    revoking.told(LANE, 7, 0.0)
+    revoking.stopping(LANE, 7, 0.0)
     answers = [revoking.certain(LANE, in_hand, now) for in_hand, now in seen]
     assert [number for number, certain in enumerate(answers) if certain] == ([] if certain_at is None else [certain_at])
     assert (LANE in revoking) == (certain_at is None)
@@ -31,9 +31,9 @@ def test_being_told_again_begins_nothing_anew():
     """Who is told at every turn is settled all the same, and is forgotten when its chunks have ended."""
     revoking = Revoking()
     for turn in range(4):
-        revoking.told(LANE, 7, turn * SETTLED / 3)
+        revoking.stopping(LANE, 7, turn * SETTLED / 3)
     assert revoking.certain(LANE, 7, SETTLED)
-    revoking.told(LANE, 7, 1.0)
+    revoking.stopping(LANE, 7, 1.0)
     revoking.forget(LANE)
     revoking.forget(LANE)
     assert LANE not in revoking

@@ -6,7 +6,7 @@ import pytest
 
 from mqworker.producer.code_switch import CodeSwitch, Staff
 from mqworker.producer.roster import Roster
-from mqworker.producer.stacks import lane_of
+from mqworker.producer.stacks import lane_of, why_none
 
 NEW, OLD, CANDIDATE = 3, 2, 4
 
@@ -15,7 +15,7 @@ class Facts(SimpleNamespace):
     """What the roster reads of a lane."""
 
     def __init__(self, number=1, state="idle", code=NEW, seats=None, taken=True, busy=0.0, slot=0):
-        super().__init__(number=number, state=state, code=code, seats=seats, busy=busy, slot=slot)
+        super().__init__(number=number, state=state, code=code, seats=seats, busy=busy, slot=slot, pid=70 + number)
         self.open = state == "busy" and taken
 
     def busy_seconds(self, now):
@@ -109,3 +109,31 @@ def test_which_of_two_consumers_in_a_slot_is_meant(lanes, meant):
     """The one that gets messages or has one; of equal ones the newest."""
     found = lane_of(roster(*reversed(lanes)), 0)
     assert (found and found.number) == meant
+
+
+OTHER = Facts(9, slot=3)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "pid", "named", "why"),
+    [
+        ((Facts(1), Facts(2, code=CANDIDATE)), 71, 1, ""),
+        ((Facts(1), Facts(2, code=CANDIDATE)), 72, 2, ""),  # it is prepared
+        ((Facts(1, code=OLD), Facts(2)), 71, 1, ""),  # it is kept while the new code is on trial
+        ((Facts(1, "leaving"), Facts(2, "starting")), 71, 1, ""),
+        ((Facts(1, "busy"),), 79, None, "pid 79 is Consumer 3, not Consumer 0: nothing is done to it"),
+        ((Facts(1, "dead"), Facts(2)), 71, None, "Consumer 0 is another process by now (pid 72, not 71)"),
+        ((Facts(1), Facts(2)), 99, None, "Consumer 0 is another process by now (pid 71 and 72, not 99)"),
+        ((), 71, None, "there is no Consumer 0; known: 3"),
+        ((Facts(1, "dead"),), 71, None, "there is no Consumer 0; known: 3"),
+    ],
+)
+def test_a_pid_says_which_consumer_in_a_slot_is_meant(lanes, pid, named, why):
+    """Also a spare one; a pid that has ended, or is another Consumer's, names none, and a sentence says which it is."""
+    one = roster(*lanes, OTHER)
+    found = lane_of(one, 0, pid)
+    assert (found and found.number) == named
+    if why:
+        sentence, unknown = why_none(one, 0, pid)
+        assert sentence.startswith(why)
+        assert unknown == why.startswith("there is no")

@@ -68,7 +68,7 @@ def load(tmp_path, monkeypatch):
 def instance(load):
     kind = load(SOURCE)
     made = SharedInstance(kind, kind.new(), logging.getLogger("mqworker.test.rules"))
-    made.speak()
+    made.enable_log()
     return made
 
 

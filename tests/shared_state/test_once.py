@@ -23,7 +23,7 @@ from mqworker.shared_state.execution import ExecutionNote
 from mqworker.shared_state.identity import link_key, message_key, proxy_key
 from mqworker.shared_state.instance import SharedClass
 from mqworker.shared_state.memory import RENEWALS, CallMemory
-from mqworker.shared_state.messages import Call, Caller, Words
+from mqworker.shared_state.messages import Call, Caller, SettlementNotice
 from mqworker.shared_state.recovery import obsolete, recover, remove, take_over
 
 pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
@@ -106,7 +106,7 @@ class Once(RuleBasedStateMachine):
         if not word_is_lost:
             self.named += 1
             message.named = self.named
-            self.state.words(Words("s", message.key, b""), self.now)
+            self.state.take_notice(SettlementNotice("s", message.key, b""), self.now)
             self.state.flush()
         message.finished = True
 
@@ -117,7 +117,7 @@ class Once(RuleBasedStateMachine):
         message = self.pick(which)
         self.compute(message, 1)
         self.answer()
-        self.state.words(Words("s", b"", message.key), self.now)
+        self.state.take_notice(SettlementNotice("s", b"", message.key), self.now)
         self.state.flush()
         message.again, message.kept_until = True, self.now + KEPT - SLACK
         if dead:
@@ -134,7 +134,7 @@ class Once(RuleBasedStateMachine):
     def others_are_named(self):
         """Messages that made no call: they count too."""
         self.named += 1
-        self.state.words(Words("s", message_key(f"other {self.named}", b""), b""), self.now)
+        self.state.take_notice(SettlementNotice("s", message_key(f"other {self.named}", b""), b""), self.now)
 
     @rule(seconds=st.integers(1, 300))
     def time_passes(self, seconds):

@@ -27,10 +27,10 @@ from mqworker.shared_state.messages import (
     Charge,
     ResetState,
     Resume,
+    SettlementNotice,
     SharedEnded,
     StopSharing,
     TakeSnapshot,
-    Words,
 )
 from tests.support.children import end_children
 from tests.support.loop import on_loop
@@ -265,8 +265,8 @@ async def test_bytes_that_are_no_calls_end_their_connection_only(tmp_path):
     large = pack(
         msgspec.msgpack.encode(Calls([Call(1, b"", True, b"", "add", b"\x92\x91\xc6\0\x20\0\0" + bytes(1 << 21))]))
     )
-    short_word = pack(msgspec.msgpack.encode(Words("s", b"short", b"")))
-    for data in (b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\0\0\1\0\0\0\0\xc1", short_key, short_word, large):
+    short_notice = pack(msgspec.msgpack.encode(SettlementNotice("s", b"short", b"")))
+    for data in (b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\0\0\1\0\0\0\0\xc1", short_key, short_notice, large):
         other = connect(shared.folder, 5.0)
         other.sendall(data)
         assert await in_thread(other.recv, 1) == b""
@@ -523,9 +523,12 @@ async def test_the_producers_words_decide_how_long_a_call_is_remembered(tmp_path
         await in_thread(client(tmp_path, name).call, "add", name)
     keys = {name: message_key(name, b"body") for name in ("settled", "failed", "open")}
     producer = connect(shared.folder, DEADLINE)
-    for words in (Words("s", b"", keys["failed"]), Words("s", keys["settled"] + keys["failed"], b"")):
-        producer.sendall(pack(msgspec.msgpack.encode(words)))
-    await shared.until(lambda: shared.status.kept == 2, "the words to be heard")
+    for notice in (
+        SettlementNotice("s", b"", keys["failed"]),
+        SettlementNotice("s", keys["settled"] + keys["failed"], b""),
+    ):
+        producer.sendall(pack(msgspec.msgpack.encode(notice)))
+    await shared.until(lambda: shared.status.kept == 2, "the notices to be read")
     assert shared.status.remembered == 3
     await shared.kill()
     shared = await shared.again()

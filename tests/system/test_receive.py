@@ -60,7 +60,8 @@ def test_results_of_the_embedded_broker_are_taken(service):
         f"{embedded.DEAD} holds the dead letters of stage work: what is printed is removed"
     )
     missing = running.cli("receive", "nobody")
-    assert (missing.returncode, "there is no queue 'nobody'" in missing.stderr) == (Exit.USAGE, True)
+    why = "there is no queue 'nobody'; `mqworker queues list` shows those of the configuration"
+    assert (missing.returncode, why in missing.stderr) == (Exit.USAGE, True)
 
 
 def test_headers_go_with_a_message_and_come_with_its_result(service):

@@ -1,6 +1,6 @@
-"""One-off questions to RabbitMQ.
+"""One-off requests to RabbitMQ.
 
-Runs on the loop of the broker admin process. Each question has channels of its own on a shared connection, and ends by
+Runs on the loop of the broker admin process. Each request has channels of its own on a shared connection, and ends by
 its deadline; messages that it has not acknowledged go back to their queue when its channels close.
 
 AMQP has no way to look at messages, so `peek` takes and returns them: with a consumer, or one by one where a consumer
@@ -9,7 +9,7 @@ and what happens to the order. A classic queue puts the messages back in their p
 quorum queue counts each delivery, and drops or dead-letters a message beyond its `x-delivery-limit`. The queues that we
 make have no limit, but a queue that others made may have one, and on RabbitMQ 4 a queue that was made on RabbitMQ 3 has
 a limit of 20. So a message that is half way to its queue's limit is put back as a new one: a copy is confirmed before
-the message is acknowledged. This is done after each portion of a look, however it ends, so a question about such a
+the message is acknowledged. This is done after each portion of a look, however it ends, so a request about such a
 queue stops looking while there is time for it. A message whose copy is refused simply goes back. (A limit that is set
 by a policy is not visible over AMQP.)
 """
@@ -34,6 +34,7 @@ from mqworker.brokers.base import (
     Show,
     Wanted,
     decode_or_refuse,
+    no_queue,
 )
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
@@ -50,7 +51,7 @@ from mqworker.brokers.replies import Replies
 from mqworker.config.model import BrokerConfig
 
 PERSISTENT = 2
-LOOKING = 2 / 3  # of a question's deadline; the rest is for putting messages back
+LOOKING = 2 / 3  # of a request's deadline; the rest is for putting messages back
 RUNGS = 23  # delays are powers of two; 2^22 s is the longest
 
 
@@ -65,7 +66,7 @@ class RabbitAdmin:
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
         """See `Admin.queue`."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             status = await queue_status(connection, name)
         if status is None:
             return None
@@ -73,39 +74,39 @@ class RabbitAdmin:
 
     async def delayed(self, name: str, deadline: float) -> int:
         """See `Admin.delayed`; AMQP cannot list queues, so this asks for every possible delay."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             found = [await queue_status(connection, delay_queue(name, 1 << power)) for power in range(RUNGS)]
         return sum(int(status.message_count) for status in found if status)
 
     async def purge(self, name: str, deadline: float) -> int:
         """See `Admin.purge`."""
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
+            await _must_exist(connection, name)
             return int((await attempt(connection, "queue_purge", queue=name)).message_count)
 
     async def delete(self, name: str, deadline: float) -> int:
         """See `Admin.delete`."""
-        async with self._shared.question(deadline) as connection:
-            if await queue_status(connection, name) is None:  # RabbitMQ does not refuse to delete a missing queue
-                raise BrokerRefused(f"there is no queue {name!r}")
+        async with self._shared.request(deadline) as connection:
+            await _must_exist(connection, name)  # RabbitMQ does not refuse to delete a missing queue
             return int((await attempt(connection, "queue_delete", queue=name)).message_count)
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """See `Admin.send`."""
-        async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
+        async with self._shared.request(deadline) as connection, self._placing(connection) as placer:
             await placer.place(Publication("", queue, _persistent(properties), body))
 
     async def send_many(self, queue: str, messages: Sequence[tuple[bytes, bytes]], deadline: float) -> list[str]:
         """See `Admin.send_many`."""
         publications = [Publication("", queue, properties, body) for properties, body in messages]
-        async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
+        async with self._shared.request(deadline) as connection, self._placing(connection) as placer:
             return await placer.place_all(publications)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
-        """See `Admin.call`; the reply queue is exclusive and ends with the question."""
+        """See `Admin.call`; the reply queue is exclusive and ends with the request."""
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline - 0.01  # so that a missing reply does not count as a fault of the connection
         async with (
-            self._shared.question(deadline) as connection,
+            self._shared.request(deadline) as connection,
             _channel(connection) as channel,
             self._placing(connection) as placer,
         ):
@@ -171,7 +172,7 @@ class RabbitAdmin:
     ) -> int:
         """See `Admin.move`; `fetched` as for `peek`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline
-        async with self._shared.question(deadline) as connection:
+        async with self._shared.request(deadline) as connection:
             seen = await sight(connection, queue)
             (self._limited.discard if seen.limit is None else self._limited.add)(queue)
             async with self._placing(connection) as placer, _channel(connection) as channel:
@@ -192,7 +193,7 @@ class RabbitAdmin:
                             await taker.renew(another)
                 if channel.usable:
                     await taker.acked()
-                await channel.closed()  # all must be back in place for the next question; a nack would move them
+                await channel.closed()  # all must be back in place for the next request; a nack would move them
                 await look.gone()
                 if failure is not None:
                     raise failure
@@ -210,6 +211,11 @@ class RabbitAdmin:
             placer = Placer(channel, self._largest)
             await placer.start()
             yield placer
+
+
+async def _must_exist(connection: AmqpConnection, name: str) -> None:
+    if await queue_status(connection, name) is None:
+        raise BrokerRefused(no_queue(name))
 
 
 @asynccontextmanager

@@ -98,8 +98,8 @@ async def ensure_bindings(connection: AmqpConnection, topology: Topology) -> tup
     if bindings is None:
         return ()
     _, warnings = await ensure_exchange(connection, bindings.exchange, bindings.type, source=True)
-    told = [await bind(connection, topology.input, bindings.exchange, key) for key in bindings.keys]
-    return (*warnings, *filter(None, told))
+    problems = [await bind(connection, topology.input, bindings.exchange, key) for key in bindings.keys]
+    return (*warnings, *filter(None, problems))
 
 
 class InputBindings:

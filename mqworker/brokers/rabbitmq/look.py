@@ -1,4 +1,4 @@
-"""Goes through the first messages of a queue for one question of the Admin, with single fetches or with consumers.
+"""Goes through the first messages of a queue for one request of the Admin, with single fetches or with consumers.
 
 Runs on the loop of the broker admin process. Owns the consumer on the Taker's channel, but none of the messages: each
 one is passed to the visitor (`wanted`) when it arrives, and is kept only while its replacement is being confirmed.
@@ -41,7 +41,7 @@ AT_ONCE = 4 << 20  # bytes that are published together
 FINISHING = 64 << 20  # bytes that are taken only to keep the order
 MOST = 30  # consumers; to finish a look, there may be one or two more
 LARGEST = 65_535  # AMQP has no larger prefetch; to a quorum queue, 0 means 2,000, not all
-POLL = 0.01  # seconds between two questions whether our consumers are gone
+POLL = 0.01  # seconds between two checks whether our consumers are gone
 GONE = 2.0  # seconds after which remaining consumers, and missing messages, are taken to be somebody else's
 SILENT = 0.5  # seconds without a message after which we ask whether there are any
 
@@ -129,9 +129,9 @@ class FetchingLook:
         try:
             await self._taker.remove(some)
         except BrokerRefused:
-            self._told(self._taker.removed - before)
+            self._moved(self._taker.removed - before)
             raise
-        self._told(len(some))
+        self._moved(len(some))
         await asyncio.sleep(0)  # dropping waits for nothing, so give other tasks a turn
 
     def _replaced(self) -> list[Removal]:
@@ -145,7 +145,7 @@ class FetchingLook:
             some.append(removal)
         return some
 
-    def _told(self, count: int) -> None:
+    def _moved(self, count: int) -> None:
         if self._moving is not None:
             self._moving.moved(count)
 
@@ -258,7 +258,7 @@ class ConsumingLook(FetchingLook):
             self._visited = self._bytes
             try:
                 removal = self._visit(message)
-            except Exception as error:  # noqa: BLE001 - it belongs to the question, not to the connection
+            except Exception as error:  # noqa: BLE001 - it belongs to the request, not to the connection
                 self._failure, removal = error, None
             if removal is not None:
                 self._due.append(removal)

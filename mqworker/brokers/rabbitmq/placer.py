@@ -1,6 +1,6 @@
 """A confirm channel of the Admin: each publication is stored, or the reason why not is returned.
 
-Runs on the loop of the broker admin process; made for one question. Raises `BrokerRefused`, and `Lost` when its channel
+Runs on the loop of the broker admin process; made for one request. Raises `BrokerRefused`, and `Lost` when its channel
 ends.
 """
 
@@ -58,19 +58,19 @@ class Placer:
         Returned messages are recognised by their message ids: publications with the same id, or without any, count as
         returned together; if a returned id belongs to none of them, all count as returned.
         """
-        told, numbers = [], {}
+        refusals, numbers = [], {}
         self._returned = {}
         for publication in publications:
-            told.append(self._publish(publication))
-            if not told[-1]:
-                numbers[len(told) - 1] = self._sent
+            refusals.append(self._publish(publication))
+            if not refusals[-1]:
+                numbers[len(refusals) - 1] = self._sent
         if numbers:
             await self._channel.first(self._answered)
         returned = self._why_returned(publications)
         for at, number in numbers.items():
             if reason := self._refused.pop(number, "") or returned[at]:
-                told[at] = f"{reason} (queue {publications[at].routing_key!r})"
-        return told
+                refusals[at] = f"{reason} (queue {publications[at].routing_key!r})"
+        return refusals
 
     def _why_returned(self, publications: Sequence[Publication]) -> list[str]:
         if not self._returned:
@@ -83,7 +83,7 @@ class Placer:
         if len(publication.body) > self._largest:
             return f"{len(publication.body)} bytes are more than the broker takes"
         size, most = len(publication.properties), self._channel.connection.params.frame_max - HEADER_FRAME
-        if size > most:  # otherwise the broker would close the connection, with all questions on it
+        if size > most:  # otherwise the broker would close the connection, with all requests on it
             return f"properties and headers have {size:,} bytes; {most:,} fit into the broker's frame_max"
         if not self._channel.usable:
             return "cannot be published: the channel is closed"

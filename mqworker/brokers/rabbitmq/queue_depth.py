@@ -3,7 +3,7 @@
 Runs on the loop of a Link or an Outlet, on the connection that the caller passes. Asks on a channel of its own, because
 the broker closes the channel when the queue is missing, and because a queue that does not answer (a quorum queue
 without a leader) keeps a channel silent. A Link asks on its consuming connection, because during an alarm the broker
-reads nothing from the other one. There is one question at a time; it ends without an answer only when its connection
+reads nothing from the other one. There is one request at a time; it ends without an answer only when its connection
 ends, whose own deadlines show whether the broker is alive.
 
 If a quorum queue has not answered within 250 ms, the broker reports that it has neither messages nor consumers. So that
@@ -27,19 +27,19 @@ class QueueDepth:
     def __init__(self, queue: str, on_depth: Callable[[int], None]) -> None:
         self._queue = queue
         self._on_depth = on_depth
-        self._channel: Channel | None = None  # kept for the next question
-        self._question: asyncio.Task[None] | None = None
+        self._channel: Channel | None = None  # kept for the next request
+        self._request: asyncio.Task[None] | None = None
 
     def ask(self, connection: AmqpConnection | None) -> None:
-        """Ask on this connection, unless a question is still unanswered; does nothing without a connection."""
-        if connection is not None and self._queue and (self._question is None or self._question.done()):
-            self._question = asyncio.create_task(self._ask(connection))
+        """Ask on this connection, unless a request is still unanswered; does nothing without a connection."""
+        if connection is not None and self._queue and (self._request is None or self._request.done()):
+            self._request = asyncio.create_task(self._ask(connection))
 
     async def close(self) -> None:
-        """Give up the question."""
-        if self._question is not None:
-            self._question.cancel()
-            await asyncio.gather(self._question, return_exceptions=True)
+        """Give up the request."""
+        if self._request is not None:
+            self._request.cancel()
+            await asyncio.gather(self._request, return_exceptions=True)
 
     async def _ask(self, connection: AmqpConnection) -> None:
         try:

@@ -213,31 +213,35 @@ async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
 def consequences(found: list[Difference]) -> list[str]:  # noqa: C901 - one case for each argument
     """Return what follows from the properties of a queue that others declared; harmless ones are left out."""
     values = {argument: value for argument, _, value in found}
-    told = []
+    warnings = []
     for argument, declared, value in found:
         match argument:
             case "durable":
-                told.append("is not durable: its messages are lost when the broker restarts")
+                warnings.append("is not durable: its messages are lost when the broker restarts")
             case "auto_delete":
-                told.append("is auto-delete: the broker deletes it, with its messages, when its last consumer leaves")
+                warnings.append(
+                    "is auto-delete: the broker deletes it, with its messages, when its last consumer leaves"
+                )
             case "x-queue-type":
-                told.append(f"is of type {value or 'classic'}, configured is {declared}: it is used as found")
+                warnings.append(f"is of type {value or 'classic'}, configured is {declared}: it is used as found")
             case "x-expires" if value is not None:
-                told.append(f"expires: the broker deletes it, with its messages, when it is unused for {_ms(value)}")
+                warnings.append(
+                    f"expires: the broker deletes it, with its messages, when it is unused for {_ms(value)}"
+                )
             case "x-message-ttl" if value is not None:
-                told.append(f"drops messages after {_ms(value)}{_or_moves(values)}")
+                warnings.append(f"drops messages after {_ms(value)}{_or_moves(values)}")
             case "x-max-length" | "x-max-length-bytes" if value is not None:
                 if not str(values.get("x-overflow", "")).startswith("reject-publish"):
                     unit = "bytes" if argument.endswith("bytes") else "messages"
-                    told.append(f"drops its oldest messages when it holds {value:,} {unit}{_or_moves(values)}")
+                    warnings.append(f"drops its oldest messages when it holds {value:,} {unit}{_or_moves(values)}")
             case "x-single-active-consumer" if declared:
-                told.append(
+                warnings.append(
                     "has no single active consumer: its ordered stage begins when nobody else consumes it, and cannot"
                     " keep others from coming later; declare it with that argument, or delete it and it is made so"
                 )
             case "x-delivery-limit" if value is not None and value >= 0:
-                told.append(f"drops a message after {value} deliveries that nobody acknowledged{_or_moves(values)}")
-    return told
+                warnings.append(f"drops a message after {value} deliveries that nobody acknowledged{_or_moves(values)}")
+    return warnings
 
 
 def _ms(value: int) -> str:

@@ -1,12 +1,12 @@
-"""The connection that questions to RabbitMQ share, made on demand.
+"""The connection that requests to RabbitMQ share, made on demand.
 
-Runs on the loop of the broker admin process. Each question has channels of its own on the connection. A queue that does
+Runs on the loop of the broker admin process. Each request has channels of its own on the connection. A queue that does
 not answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
-connection on which a question passed its deadline gets no further questions, and is closed when the present ones have
-ended: a slow question costs only its own answer, and blocked channels do not accumulate.
+connection on which a request passed its deadline gets no further requests, and is closed when the present ones have
+ended: a slow request costs only its own answer, and blocked channels do not accumulate.
 
-If there are several hosts, each gets a part of the first question's time, and the next question tries a host that
-failed last of all: so a host that does not answer (frozen or switched off) does not keep questions from the others.
+If there are several hosts, each gets a part of the first request's time, and the next request tries a host that
+failed last of all: so a host that does not answer (frozen or switched off) does not keep requests from the others.
 """
 
 import asyncio
@@ -27,22 +27,22 @@ class SharedConnection:
         """`name` is the name that the broker shows; no connection is opened yet."""
         self._config = config
         self._name = name
-        self._current: AmqpConnection | None = None  # for new questions
+        self._current: AmqpConnection | None = None  # for new requests
         self._connecting = asyncio.Lock()
         self._host = 0  # which URL is tried next; only grows
-        self.questions: dict[AmqpConnection, int] = {}  # how many questions are on each connection
+        self.requests: dict[AmqpConnection, int] = {}  # how many requests are on each connection
 
     @asynccontextmanager
-    async def question(self, deadline: float) -> AsyncIterator[AmqpConnection]:
-        """Provide a connection for one question; a fault becomes BrokerUnavailable or BrokerRefused.
+    async def request(self, deadline: float) -> AsyncIterator[AmqpConnection]:
+        """Provide a connection for one request; a fault becomes BrokerUnavailable or BrokerRefused.
 
-        BrokerBrokeOff means that the broker has closed a channel of the question, but not the connection.
+        BrokerBrokeOff means that the broker has closed a channel of the request, but not the connection.
         """
         connection: AmqpConnection | None = None
         try:
             async with asyncio.timeout(deadline):
                 connection = await self._connected(min(CONNECT_DEADLINE, deadline / len(self._config.urls)))
-                self.questions[connection] += 1
+                self.requests[connection] += 1
                 yield connection
         except TimeoutError:
             if connection is self._current:
@@ -54,19 +54,19 @@ class SharedConnection:
             raise BrokerUnavailable(f"the connection to the broker was lost: {lost}") from None
         finally:
             if connection is not None:
-                self.questions[connection] -= 1
+                self.requests[connection] -= 1
                 self._end_unused()
 
     async def close(self) -> None:
         """Close what is open."""
         self._current = None
-        await asyncio.gather(*(connection.shutdown(1.0) for connection in self.questions))
+        await asyncio.gather(*(connection.shutdown(1.0) for connection in self.requests))
 
     def _end_unused(self) -> None:
-        """End the connections that get no new questions and have none left."""
-        for connection, questions in list(self.questions.items()):
-            if not questions and connection is not self._current:
-                del self.questions[connection]
+        """End the connections that get no new requests and have none left."""
+        for connection, requests in list(self.requests.items()):
+            if not requests and connection is not self._current:
+                del self.requests[connection]
                 connection.abort("a request passed its deadline on it")
 
     async def _connected(self, deadline: float) -> AmqpConnection:
@@ -79,7 +79,7 @@ class SharedConnection:
             urls, reason = self._config.urls, "no broker.url"
             for _ in urls:
                 url = urls[self._host % len(urls)]
-                self._host += 1  # before the attempt: the question's deadline may pass during it
+                self._host += 1  # before the attempt: the request's deadline may pass during it
                 try:
                     connection = await AmqpConnection.open(parameters(url, self._config, self._name), deadline)
                 except (Lost, OSError, ValueError) as error:
@@ -88,6 +88,6 @@ class SharedConnection:
                         raise BrokerRefused(reason) from None
                 else:
                     self._host -= 1
-                    self._current, self.questions[connection] = connection, 0
+                    self._current, self.requests[connection] = connection, 0
                     return connection
         raise BrokerUnavailable(reason)

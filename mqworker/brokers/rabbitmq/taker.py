@@ -1,6 +1,6 @@
 """A channel of the Admin on which messages of one queue are taken: some are removed, some are put back as new ones.
 
-Runs on the loop of the broker admin process; made for one question. What is not removed goes back when it closes.
+Runs on the loop of the broker admin process; made for one request. What is not removed goes back when it closes.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.headers import redeliveries
 from mqworker.amqp.properties import MalformedProperties, Properties, decode_leniently
-from mqworker.brokers.base import BrokerRefused, Publication
+from mqworker.brokers.base import BrokerRefused, Publication, no_queue
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.consumer_channel import SILENCE
@@ -80,8 +80,10 @@ class Taker:
         thousands of them left up to 437 messages in both queues.
         """
         replaced = [removal for removal in removals if removal.instead is not None]
-        told = await self._placer.place_all([removal.instead for removal in replaced if removal.instead is not None])
-        kept = {removal.tag for removal, why in zip(replaced, told, strict=True) if why}
+        refusals = await self._placer.place_all(
+            [removal.instead for removal in replaced if removal.instead is not None]
+        )
+        kept = {removal.tag for removal, why in zip(replaced, refusals, strict=True) if why}
         gone = [removal.tag for removal in removals if removal.tag not in kept]
         self._ack(gone)
         if gone:
@@ -90,7 +92,7 @@ class Taker:
         for tag in gone:
             self.worn.pop(tag, None)
         if kept:
-            refusal = BrokerRefused(next(filter(None, told)))
+            refusal = BrokerRefused(next(filter(None, refusals)))
             refusal.count = len(kept)
             raise refusal
 
@@ -101,8 +103,8 @@ class Taker:
         for start in range(0, len(worn), TOGETHER):
             some = worn[start : start + TOGETHER]
             copies = [Publication("", self.queue, _as_new(each.properties), each.body) for each in some]
-            told = await placer.place_all(copies)
-            stored = [each.tag for each, refused in zip(some, told, strict=True) if not refused]
+            refusals = await placer.place_all(copies)
+            stored = [each.tag for each, refused in zip(some, refusals, strict=True) if not refused]
             self.copied += len(stored)
             self._ack(stored)
 
@@ -149,7 +151,7 @@ async def sight(connection: AmqpConnection, queue: str) -> Sight:
     """
     status = await queue_status(connection, queue)
     if status is None:
-        raise BrokerRefused(f"there is no queue {queue!r}")
+        raise BrokerRefused(no_queue(queue))
     version, declared = major_version(connection), queue_arguments(connection, "quorum")
     try:
         found = {argument: value for argument, _, value in await differences(connection, queue, declared)}

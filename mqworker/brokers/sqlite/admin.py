@@ -1,7 +1,7 @@
 """`SqliteAdmin`: one-off requests to the embedded broker.
 
-Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A question
-that writes is one transaction, which is rolled back if its deadline has passed: a question that is not answered in time
+Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A request
+that writes is one transaction, which is rolled back if its deadline has passed: a request that is not answered in time
 has changed nothing. Fails with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such
 queue, no route).
 """
@@ -30,6 +30,7 @@ from mqworker.brokers.base import (
     Show,
     Wanted,
     decode_or_refuse,
+    no_queue,
 )
 from mqworker.brokers.replies import Replies
 from mqworker.brokers.sqlite import store
@@ -94,7 +95,7 @@ class SqliteAdmin:
         return await self._ask(work, deadline)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
-        """See `Admin.call`; the reply queue ends with the question."""
+        """See `Admin.call`; the reply queue ends with the request."""
         until = time.monotonic() + deadline
         request = decode_or_refuse(properties)
         request.reply_to = reply = f"mqworker.reply.{uuid.uuid4().hex}"
@@ -120,8 +121,8 @@ class SqliteAdmin:
         try:
             while not await self._ask(receive, max(until - time.monotonic(), 0.01), writes=False):
                 if time.monotonic() >= until:
-                    told = f"{replies.came} from {queue!r} within {deadline:g} s"
-                    raise BrokerUnavailable(f"{told}: is its stage running?")
+                    what = f"{replies.came} from {queue!r} within {deadline:g} s"
+                    raise BrokerUnavailable(f"{what}: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
         finally:
             # a queue that cannot be deleted now is deleted when this process ends
@@ -242,7 +243,7 @@ class SqliteAdmin:
 def _existing(db: sqlite3.Connection, name: str) -> int:
     queue = store.queue_id(db, name)
     if queue is None:
-        raise store.Refused(f"there is no queue {name!r}")
+        raise store.Refused(no_queue(name))
     return queue
 
 

@@ -1,5 +1,5 @@
-// The Consumers of a stage: what each has in hand and uses, how the last one ended; its stack, another in its
-// place. Receives the stage's detail each second.
+// The Consumers of a stage: what each has in hand and uses, how the last one ended; its stack, its
+// replacement. Receives the stage's detail each second.
 
 import { at, call } from "./api.js";
 import { act, ask, tell } from "./dialog.js";
@@ -40,7 +40,7 @@ export function consumers(stage) {
 function make(row, stage, slot) {
   row.id = h("a");
   row.message.append(row.id);
-  row.stack = button("Stack", () => showStack(stage, slot, row.stack), `Stack of Consumer ${slot}`, "command small");
+  row.stack = button("Stack", () => showStack(stage, slot, row), `Stack of Consumer ${slot}`, "command small");
   row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot, row.holds), `Replace Consumer ${slot}`, "command small"));
 }
 
@@ -51,16 +51,16 @@ function update(row, { state, pid, message_id: id, messages, held_by: holder, cp
   text(row.id, id ? id + more : holder && `all wait for ${holder}`);
   attr(row.id, "href", id && at`#/message/${id}`);
   attr(row.exit, "title", exit || null);
-  const { before } = row; // the share of a processor since the tick before
+  const { before } = row; // the CPU share since the tick before
   if (before && second > before.second) row.share = (cpu - before.cpu) / (second - before.second);
   row.before = second === before?.second ? before : { cpu, second };
   text(row.cpu, percent(row.share));
 }
 
-async function showStack(stage, slot, pressed) {
-  pressed.disabled = true;
-  const { ok, data, problem } = await call("POST", at`stages/${stage}/consumers/${slot}/stack`);
-  pressed.disabled = false;
+async function showStack(stage, slot, { stack, holds: { pid } }) {
+  stack.disabled = true;
+  const { ok, data, problem } = await call("POST", at`stages/${stage}/consumers/${slot}/stack`, { pid });
+  stack.disabled = false;
   if (!ok) return tell(`No stack of Consumer ${slot}: ${problem}`, "error");
   const doing = data.message_id ? `on message ${data.message_id} for ${seconds(data.seconds)}` : "without a message";
   return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }), h("pre", { tabindex: 0, text: data.stack })], []);

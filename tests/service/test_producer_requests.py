@@ -6,15 +6,15 @@ import pytest
 
 from mqworker.control.errors import ControlError
 from mqworker.ipc.producer_messages import AskHeld, Held
-from mqworker.service.questions import Questions
+from mqworker.service.producer_requests import ProducerRequests
 from tests.support.loop import on_loop
 
 
 @on_loop
-async def test_answers_find_their_questions():
+async def test_answers_find_their_requests():
     """In whatever order they come; an answer that nobody waits for is dropped."""
     sent: list[AskHeld] = []
-    questions = Questions(sent.append)
+    questions = ProducerRequests(sent.append)
     first, second = (asyncio.create_task(questions.ask(AskHeld(0, skip))) for skip in ("", "7"))
     await asyncio.sleep(0)
     assert [question.skip for question in sent] == ["", "7"]
@@ -26,7 +26,7 @@ async def test_answers_find_their_questions():
 @on_loop
 async def test_a_producer_that_dies_answers_nobody():
     """Who waits is told to try again: the message may be gone by then, or wait still."""
-    questions = Questions(lambda _question: None)
+    questions = ProducerRequests(lambda _question: None)
     asking = asyncio.create_task(questions.ask(AskHeld(0, "7")))
     await asyncio.sleep(0)
     questions.producer_died()

@@ -12,10 +12,10 @@ from mqworker.config.model import InputConfig, StageConfig
 from mqworker.ipc.frames import FrameParser
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.shared_words import MOST, SharedWords
+from mqworker.producer.settlement_notices import MOST, SettlementNotices
 from mqworker.shared_state.folder import folder_of, listen
 from mqworker.shared_state.identity import message_key
-from mqworker.shared_state.messages import Words
+from mqworker.shared_state.messages import SettlementNotice
 from tests.support.waiting import wait_for
 
 
@@ -55,7 +55,7 @@ class Object:
             except BlockingIOError:
                 return found
             assert data
-            found += [msgspec.msgpack.decode(payload, type=Words) for payload in self._parser.feed(data)]
+            found += [msgspec.msgpack.decode(payload, type=SettlementNotice) for payload in self._parser.feed(data)]
 
 
 def entry(n, **properties):
@@ -68,26 +68,26 @@ def key(n):
 
 
 @pytest.fixture
-def words(tmp_path):
-    """Words, and what the ledger says is settled."""
+def notices(tmp_path):
+    """SettlementNotices, and what the ledger says is settled."""
     settled = bytearray()
-    made = SharedWords("s", StageConfig(input=InputConfig(queue="in"), jobs=("a:b",)), str(tmp_path), settled)
+    made = SettlementNotices("s", StageConfig(input=InputConfig(queue="in"), jobs=("a:b",)), str(tmp_path), settled)
     made.use(["counts"])
     yield made, settled
     made.use([])
 
 
-def test_what_comes_again_is_said_at_once_and_what_is_settled_when_it_is(tmp_path, words):
+def test_what_comes_again_is_said_at_once_and_what_is_settled_when_it_is(tmp_path, notices):
     """A retry is said before it can be published; a result is said once the ledger has settled its message."""
-    said, settled = words
+    said, settled = notices
     with Object(tmp_path) as there:
         retried, result = entry(1), entry(2)
         said.planned(retried, Plan("retried"))
         said.planned(result, Plan("result"))
-        assert there.heard() == [Words("s", b"", key(1))]
+        assert there.heard() == [SettlementNotice("s", b"", key(1))]
         settled += result.shared_key
         said.flush()
-        assert there.heard() == [Words("s", key(2), b"")]
+        assert there.heard() == [SettlementNotice("s", key(2), b"")]
 
 
 def test_the_ledger_names_what_is_settled_and_only_that():
@@ -104,9 +104,9 @@ def test_the_ledger_names_what_is_settled_and_only_that():
     assert bytes(ledger.publications.settled_keys) == key(1) + key(3)
 
 
-def test_an_object_that_is_down_costs_bounded_memory_and_no_time(tmp_path, words):
+def test_an_object_that_is_down_costs_bounded_memory_and_no_time(tmp_path, notices):
     """What it does not hear is dropped; it hears what is said once it is there."""
-    said, settled = words
+    said, settled = notices
     for _ in range(5000):
         settled += os.urandom(16) * 64
         said.flush()
@@ -115,12 +115,12 @@ def test_an_object_that_is_down_costs_bounded_memory_and_no_time(tmp_path, words
     said.use(["counts"])
     with Object(tmp_path) as there:
         said.planned(entry(1), Plan("dead"))
-        assert there.heard() == [Words("s", b"", key(1))]
+        assert there.heard() == [SettlementNotice("s", b"", key(1))]
 
 
-def test_what_was_said_while_an_object_was_down_is_heard_by_its_successor(tmp_path, words):
+def test_what_was_said_while_an_object_was_down_is_heard_by_its_successor(tmp_path, notices):
     """Before it was there, and when it has ended without a word: the next process hears it first."""
-    said, _ = words
+    said, _ = notices
     said.planned(entry(1), Plan("dead"))
     with Object(tmp_path) as there:
 
@@ -128,15 +128,15 @@ def test_what_was_said_while_an_object_was_down_is_heard_by_its_successor(tmp_pa
             said.flush()
             return there.accept() and there.heard()
 
-        assert wait_for(heard, 10, "the word") == [Words("s", b"", key(1))]
+        assert wait_for(heard, 10, "the notice") == [SettlementNotice("s", b"", key(1))]
     with Object(tmp_path) as there:
         said.planned(entry(2), Plan("retried"))
-        assert there.heard() == [Words("s", b"", key(2))]
+        assert there.heard() == [SettlementNotice("s", b"", key(2))]
 
 
-def test_a_stage_without_shared_objects_says_nothing(words):
+def test_a_stage_without_shared_objects_says_nothing(notices):
     """Nor is a key computed for its messages."""
-    said, _ = words
+    said, _ = notices
     said.use([])
     message = entry(1)
     said.planned(message, Plan("retried"))

@@ -1,8 +1,8 @@
-"""What the Producer says to the shared objects of its stage: which messages are settled, and which come again.
+"""What the Producer reports to the shared objects of its stage: which messages are settled, and which come again.
 
 Lives in the Producer, on its loop, and never blocks it. Owns a connection to each object that the stage uses, with a
-buffer. An object remembers the calls of a message until it is told that the message is settled, and longer if the
-message is published again: that is said before it is published. A word that is lost, because an object is down for
+buffer. An object remembers the calls of a message until a notice says that the message is settled, and longer if the
+message is published again, which is reported before it is. A notice that is lost, because an object is down for
 long, costs memory there, and nothing else.
 """
 
@@ -20,7 +20,7 @@ from mqworker.ipc import frames
 from mqworker.producer.entry import Entry, Plan
 from mqworker.shared_state.folder import connect, folder_of
 from mqworker.shared_state.identity import SIZE, identify
-from mqworker.shared_state.messages import Words
+from mqworker.shared_state.messages import SettlementNotice
 
 LATER = 1.0  # seconds until a connection is tried again
 PATIENCE = 0.05  # seconds that a connection may take
@@ -41,7 +41,7 @@ class _Listener:
         self._sent = 0  # bytes of the first one
         self._try_at = 0.0
 
-    def say(self, frame: bytes) -> None:
+    def put(self, frame: bytes) -> None:
         if self._size + len(frame) <= MOST:
             self._frames.append(frame)
             self._size += len(frame)
@@ -88,7 +88,7 @@ class _Listener:
         self._sent = 0
 
 
-class SharedWords:
+class SettlementNotices:
     """See the module head."""
 
     def __init__(self, stage: str, config: StageConfig, state_dir: str, settled: bytearray) -> None:
@@ -99,7 +99,7 @@ class SharedWords:
         self._again = bytearray()
 
     def use(self, names: Iterable[str]) -> None:
-        """Speak to these objects from now on."""
+        """Send notices to these objects from now on."""
         wanted = set(names)
         for name in self._listeners.keys() - wanted:
             self._listeners.pop(name).close()
@@ -107,7 +107,7 @@ class SharedWords:
             self._listeners[name] = _Listener(folder_of(self._state_dir, name))
 
     def planned(self, entry: Entry, plan: Plan) -> None:
-        """Note a message's key; if it is about to be published again (retry, renewal, dead letter), say so first."""
+        """Note a message's key; if it is about to be published again (retry, renewal, dead letter), report it first."""
         if not self._listeners:
             return
         entry.shared_key = self._key(entry)
@@ -118,16 +118,16 @@ class SharedWords:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was said."""
+        """Send what was noted."""
         if not self._listeners:
             return
         if self._settled or self._again:
-            words = Words(self._stage, bytes(self._settled), bytes(self._again))
+            notice = SettlementNotice(self._stage, bytes(self._settled), bytes(self._again))
             self._settled.clear()
             self._again.clear()
-            frame = frames.pack(_encode(words))
+            frame = frames.pack(_encode(notice))
             for listener in self._listeners.values():
-                listener.say(frame)
+                listener.put(frame)
         now = time.monotonic()
         for listener in self._listeners.values():
             listener.send(now)

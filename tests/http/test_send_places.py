@@ -146,9 +146,9 @@ def test_those_that_wait_begin_in_their_order():
     threads = [threading.Thread(target=send, args=(number,)) for number in range(5)]
     for number, thread in enumerate(threads):
         thread.start()
-        wait_for(lambda: len(begun) + len(places._waiting) == number + 1, AMPLE, "it to begin or to wait")
+        wait_for(lambda n=number: len(begun) + len(places._waiting) == n + 1, AMPLE, "it to begin or to wait")
     for number, end in enumerate(ends):
-        wait_for(lambda: len(begun) == number + 1, AMPLE, "the next one to begin")
+        wait_for(lambda n=number: len(begun) == n + 1, AMPLE, "the next one to begin")
         end.set()
     for thread in threads:
         thread.join(AMPLE)
@@ -170,7 +170,7 @@ def test_a_place_is_free_as_soon_as_any_send_makes_its_stage_silent():
         with ending:
             for number, thread in enumerate(threads, 1):
                 thread.start()
-                wait_for(lambda: len(places._waiting) == number, AMPLE, "it to wait")
+                wait_for(lambda n=number: len(places._waiting) == n, AMPLE, "it to wait")
         wait_for(lambda: begun == ["b", "c"], AMPLE / 2, "b to be silent, and c to begin")
         end.set()
         for thread in threads:

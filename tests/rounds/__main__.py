@@ -162,8 +162,9 @@ def main() -> int:
         say(f"stopped within {time.monotonic() - began:.1f} s; semaphores left: {sorted(left) or 'none'}")
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         say(f"CPU time of all processes: {spent.ru_utime + spent.ru_stime:.0f} s")
-    (before, *_), (after, *_) = list(columns.values()), list(columns.values())[::-1]
-    return judged(census.grown(before, after) + sorted(left), broken=asked.broken)
+    before, *_, after = columns.values()
+    middle = [*columns.values()][-2]
+    return judged(census.grown(census.reference(before, middle), after) + sorted(left), broken=asked.broken)
 
 
 def run(rounds: Rounds, warm_up: int, count: int) -> dict[str, Counter[str]]:

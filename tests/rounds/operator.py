@@ -74,6 +74,16 @@ class Operator:
         wait_for(take, SOON, f"{count} results of {stage}")
         return found
 
+    def settled(self, stage: str) -> None:
+        """Wait until a stage has nothing left to do: a message without a result shows in nothing else."""
+
+        def done() -> bool:
+            queues = self.ask("GET", "queues")["queues"]
+            waiting = sum(each["messages"] for each in queues if (each["stage"], each["role"]) == (stage, "input"))
+            return waiting == 0 and self._service.stage(stage)["actual"]["held"] == 0
+
+        wait_for(done, SOON, f"{stage} to have settled everything")
+
     def dead(self, stage: str, count: int) -> list[str]:
         """Remove so many dead letters; returns the ids of their messages."""
 

@@ -127,6 +127,8 @@ class Round:
         wanted = Counter(kind.results(n, True, factor, tag))
         found = self._operator.results(stage, wanted.total())
         assert found == wanted, f"message {n}: {found} instead of {wanted}"
+        if not wanted:
+            self._operator.settled(stage)
 
     def _check(self, numbers: range, tags: set[str], *, calm: bool) -> None:
         """Take the results, and compare them with what they must be, by one of these editions of the code."""
@@ -144,6 +146,8 @@ class Round:
             assert fitting, f"message {n}: none of {allowed} is in what came: {found}"
             found -= fitting[0]
         assert not found, f"results of nobody, or repeats: {found}"
+        if not all(allowed[0].values()):
+            self._operator.settled(stage)
         assert sorted(self._operator.dead(stage, len(dead))) == sorted(f"n-{n}" for n in dead)
 
     def _tear_down(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rounds.census import grown, table
+from tests.rounds.census import grown, reference, table
 
 ROOT = Path(__file__).parents[2]
 BEFORE = {"descriptors: mqw-producer": 40, "KiB of memory: mqw-producer": 30_000, "zombies": 0}
@@ -30,6 +30,14 @@ def test_what_has_grown_is_named_with_both_figures(more, named):
     assert grown(before, after) == named
     for row in (f"| {what} | {before[what]:,} | {after[what]:,} |" for what in after):
         assert row in table({"before": before, "after": after})
+
+
+def test_memory_counts_from_the_middle_and_everything_else_from_the_start():
+    """A cache that fills is no leak; a descriptor is one whenever it is opened."""
+    middle = Counter(BEFORE) + Counter({"descriptors: mqw-producer": 1, "KiB of memory: mqw-producer": 9_000})
+    assert grown(reference(Counter(BEFORE), middle), middle) == ["descriptors: mqw-producer: 40 before, 41 after"]
+    after = middle + Counter({"KiB of memory: mqw-producer": 4_097})
+    assert len(grown(reference(Counter(BEFORE), middle), after)) == 2
 
 
 def play(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import random
 import resource
+import signal
 import sys
 import time
 from collections import Counter
@@ -144,6 +145,8 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="a line for each round")
     parser.add_argument("--broken", action="store_true", help="a negative control")
     asked = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # a job in the background ignores the second by default
+        signal.signal(number, signal.default_int_handler)
     with TemporaryDirectory(prefix="mqw-rounds-") as folder, contextlib.ExitStack() as stack:
         temporary = Path(folder, "tmp")
         temporary.mkdir()

@@ -26,13 +26,14 @@ def audit(service: ServiceClient, lines: int) -> None:
 
     stage = f"&stage={quote(service.stage, safe='')}" if service.stage else ""
     answer = service.client.get(f"/audit?limit={lines}{stage}")
+    if not answer["records"]:
+        service.must_have_stage(service.stage)
     if service.as_json:
         output.data(answer)
         return
     for record in answer["records"]:
         click.echo(output.clean(line(record)))
     if not answer["records"]:
-        service.must_have_stage(service.stage)
         output.note("nothing has been asked for yet")
 
 

@@ -5,8 +5,8 @@ waiting call, each stream, and each slow call (which goes through a queue, or ha
 Their places are apart, so that neither a page with many tabs nor a broker that does not answer keeps anybody from
 pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
 
-Calls that send without waiting for a result have a few threads of their own (serving.py), and queue for them in front
-of the app; send_places.py says which of them may begin, and which are refused.
+Calls that send without waiting for a result have threads of their own (serving.py), and queue for them in front of the
+app; send_places.py says which of them may begin, and which are refused.
 """
 
 import logging

@@ -7,8 +7,9 @@ waiting for that long, `SendRule` (pure) decides who begins:
 
 - A stage is silent when one of its sends has had no answer in time, nor any other meanwhile: within PATIENCE, and a
   little more for one that is large, or at its deadline. An answer, also a refusal, ends that.
-- Sends to silent stages occupy no place: those to others go on, however many of them are still without an answer.
-- To a silent stage one send at a time tries the broker; the others are refused at once, and nothing of them is sent.
+- Sends to silent stages occupy no place, so those to others go on, until so many are without an answer that no thread
+  is left: twice as many as there are places.
+- At most one send at a time tries a silent stage; the others are refused at once, and nothing of them is sent.
 """
 
 import enum
@@ -56,7 +57,11 @@ class _Sends:
         """When the stage is silent, if nothing is answered until then."""
         if self.unanswered:
             return -math.inf
-        return min((max(began, self.answered) + patience for began, patience in self.under_way), default=math.inf)
+        if not self.under_way:
+            return math.inf
+        # The same patience for all: they share a connection to the broker, on which a small one waits for a large one.
+        since = max(min(began for began, _ in self.under_way), self.answered)
+        return since + max(patience for _, patience in self.under_way)
 
 
 class SendRule:

@@ -310,7 +310,9 @@ def test_programs_are_named_only_in_the_configuration(project):
     assert "programs are named only in the configuration" in done.stderr
 
 
-@pytest.mark.parametrize("verb", [["logs"], ["logs", "-f"], ["audit"], ["queues", "list"], ["receive"], ["status"]])
+@pytest.mark.parametrize(
+    "verb", [["logs"], ["logs", "-f"], ["audit"], ["audit", "--json"], ["queues", "list"], ["receive"], ["status"]]
+)
 def test_a_stage_that_does_not_exist_is_not_just_empty(project, verb):
     """A verb that selects by stage fails, and names those that there are, where there is nothing to select from."""
     whole = {"stages": [], "line": [], "queues": [], "records": [], "lines": []}

@@ -100,9 +100,10 @@ def test_after_a_send_in_vain_one_at_a_time_tries():
 
 
 def test_a_large_send_may_take_longer():
-    """A second more for each MiB, and for each thousand messages: what the broker is busy with is no silence."""
+    """A second more for each MiB, and for each thousand messages, as may a small one of its stage beside it."""
     sends = Sends()
     sends.begin("a", patience=patience_for(4 << 20, 5000))
+    sends.begin("a")
     sends.now += PATIENCE + 8.9
     assert sends.turn("a") is Turn.BEGIN
     sends.now += 0.2

@@ -46,10 +46,13 @@ def run_all(work: Callable[..., Any], calls: Iterable[tuple[Any, ...]], at_once:
             came.append(number)
             raise SystemExit(128 + number)
 
-    handlers = {number: signal.signal(number, end) for number in SIGNALS}
-    folder, before, workers = tempfile.mkdtemp(prefix="mqw-matrix-"), os.environ.get(FOLDER), list[BaseProcess]()
+    before, workers = os.environ.get(FOLDER), list[BaseProcess]()
     resource_tracker.ensure_running()  # before the folder is in the environment, because it outlives this call
+    folder = tempfile.mkdtemp(prefix="mqw-matrix-")
+    handlers = dict(zip(SIGNALS, map(signal.getsignal, SIGNALS), strict=True))
     try:
+        for number in SIGNALS:
+            signal.signal(number, end)
         try:
             os.environ[FOLDER] = folder
             return _run(work, list(calls), at_once, workers)

@@ -158,30 +158,28 @@ def main() -> int:
         service.start()
         rounds = Rounds(service, broker, temporary, asked.seed, asked.minutes, verbose=asked.verbose)
         rounds.rest = asked.rest
-        columns, began = run(rounds, asked.warm_up, asked.rounds), time.monotonic()
+        figures, began = run(rounds, asked.warm_up, asked.rounds), time.monotonic()
         assert service.stop() == 0
         gone(service, 10)
         left = service.leaked_semaphores()
         say(f"stopped within {time.monotonic() - began:.1f} s; semaphores left: {sorted(left) or 'none'}")
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         say(f"CPU time of all processes: {spent.ru_utime + spent.ru_stime:.0f} s")
-    before, *_, after = columns.values()
-    middle = [*columns.values()][-2]
+    before, middle, after = figures
     return judged(census.grown(census.reference(before, middle), after) + sorted(left), broken=asked.broken)
 
 
-def run(rounds: Rounds, warm_up: int, count: int) -> dict[str, Counter[str]]:
+def run(rounds: Rounds, warm_up: int, count: int) -> list[Counter[str]]:
     """Play the rounds; return and print the figures before, in the middle and after."""
     rounds.begin()
-    columns: dict[str, Counter[str]] = {}
-    before = None
+    names, figures = list[str](), list[Counter[str]]()
     for more in (warm_up, count // 2, count - count // 2):
         rounds.play(more)
-        columns[f"after {rounds.done['rounds']} rounds"] = rounds.count(before)
-        before = before or next(iter(columns.values()))
+        names.append(f"after {rounds.done['rounds']} rounds")
+        figures.append(rounds.count(figures[0] if figures else None))
     say(f"{rounds.messages} messages, every result checked; {dict(sorted(rounds.done.items()))}\n")
-    print(census.table(columns), flush=True)
-    return columns
+    print(census.table(dict(zip(names, figures, strict=True))), flush=True)
+    return figures
 
 
 def judged(problems: list[str], *, broken: bool) -> int:

@@ -70,7 +70,7 @@ def reference(before: Counter[str], middle: Counter[str]) -> Counter[str]:
     In the first half each process reaches its peak, which the allocator keeps, and fills its caches (SQLite's have 2 MB
     per connection); a leak goes on in the second half.
     """
-    return before | Counter({what: count for what, count in middle.items() if what.startswith(MEMORY)})
+    return Counter({**before, **{what: count for what, count in middle.items() if what.startswith(MEMORY)}})
 
 
 def grown(before: Counter[str], after: Counter[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from tests.rounds.kinds import Message, canonical
@@ -74,15 +75,17 @@ class Operator:
         wait_for(take, SOON, f"{count} results of {stage}")
         return found
 
-    def settled(self, stage: str) -> None:
-        """Wait until a stage has nothing left to do: a message without a result shows in nothing else."""
+    def settled(self, stage: str, numbers: Iterable[int]) -> None:
+        """Wait until messages that have no results are settled: no longer in the queue, nor with the Producer."""
 
         def done() -> bool:
             queues = self.ask("GET", "queues")["queues"]
-            waiting = sum(each["messages"] for each in queues if (each["stage"], each["role"]) == (stage, "input"))
-            return waiting == 0 and self._service.stage(stage)["actual"]["held"] == 0
+            if any(each["messages"] for each in queues if (each["stage"], each["role"]) == (stage, "input")):
+                return False
+            found = [self.ask("GET", f"messages?id=n-{n}") for n in numbers]
+            return not {"in_hand", "retry"} & {each["state"] for each in found}
 
-        wait_for(done, SOON, f"{stage} to have settled everything")
+        wait_for(done, SOON, f"{stage} to have settled {list(numbers)}")
 
     def dead(self, stage: str, count: int) -> list[str]:
         """Remove so many dead letters; returns the ids of their messages."""

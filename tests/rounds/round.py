@@ -128,7 +128,7 @@ class Round:
         found = self._operator.results(stage, wanted.total())
         assert found == wanted, f"message {n}: {found} instead of {wanted}"
         if not wanted:
-            self._operator.settled(stage)
+            self._operator.settled(stage, [n])
 
     def _check(self, numbers: range, tags: set[str], *, calm: bool) -> None:
         """Take the results, and compare them with what they must be, by one of these editions of the code."""
@@ -146,8 +146,8 @@ class Round:
             assert fitting, f"message {n}: none of {allowed} is in what came: {found}"
             found -= fitting[0]
         assert not found, f"results of nobody, or repeats: {found}"
-        if not all(allowed[0].values()):
-            self._operator.settled(stage)
+        if silent := [n for n, wanted in allowed[0].items() if not wanted]:
+            self._operator.settled(stage, silent)
         assert sorted(self._operator.dead(stage, len(dead))) == sorted(f"n-{n}" for n in dead)
 
     def _tear_down(self) -> None:

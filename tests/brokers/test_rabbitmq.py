@@ -947,7 +947,7 @@ async def publish_to_a_silent_queue(broker: RabbitHarness) -> None:
     async with silenced(broker, output.routing_key):
         silent = asyncio.create_task(placed(link, sink, output))
         await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
-        await until(lambda: any("no answer from" in reason for reason in sink.answers.values()), 20, "it is kept apart")
+        await until(lambda: any("no answer for" in reason for reason in sink.answers.values()), 20, "it is kept apart")
         losses, unknown = len(sink.publishes_lost_for), 0
         while len(sink.publishes_lost_for) < losses + 1:  # it was tried again, alone
             began = loop.time()
@@ -979,7 +979,7 @@ async def publish_beside_a_full_queue(broker: RabbitHarness) -> None:
     async with silenced(broker, output.routing_key):
         silent = asyncio.create_task(placed(link, sink, output))
         await until(lambda: link._publishing._sender not in (None, first), 10, "another channel")
-        await until(lambda: any("no answer from" in reason for reason in sink.answers.values()), 30, "it is kept apart")
+        await until(lambda: any("no answer for" in reason for reason in sink.answers.values()), 30, "it is kept apart")
         assert not silent.done()
     await asyncio.wait_for(silent, 20)
     assert await broker.take(broker.topology.dead)

@@ -77,6 +77,7 @@ class Narrow(RabbitHarness):
         name = self.names["energy"]
         for queue in (name, f"{name}.dlq", f"{name}.retry.1s", self.place.inlet.position, self.names["energy_out"]):
             await channel.ask("queue_delete", queue=queue)
+        await channel.ask("queue_declare", queue=FOREIGN)  # what does not exist is not refused for want of a right
         self.url = self.node.url(user=user, password="secret")
         sink = Recorder()
         link, admin = self.make_link(sink), open_admin(BrokerConfig(url=self.url))
@@ -126,6 +127,7 @@ class Narrow(RabbitHarness):
         """Also delete the exchanges."""
         await self.place.close()
         channel = await self.channel()
+        await channel.ask("queue_delete", queue=FOREIGN)
         await channel.ask("queue_delete", queue=self.topology.input)  # before its exchange, whose bindings it has
         await channel.ask("exchange_delete", exchange=self.names["sensors"])
         await super().close()

@@ -18,7 +18,7 @@ from tests.support.embedded import DEAD, INPUT, OUTPUT, Client, put
 from tests.support.embedded import config as embedded
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
-from tests.system.stage import config
+from tests.system.stage import config, counted
 
 pytestmark = pytest.mark.system
 
@@ -138,7 +138,7 @@ def test_results_leave_in_order(service, ordered_by, on_failure, kind):
         if late:
             assert misplaced(bodies, ordered_by)
         assert sorted(int(one.properties.message_id) for one in client.results(DEAD)) == dead
-    counters = running.stage("work")["actual"]["counters"]
+    counters = counted(running, dead=len(dead))
     assert (counters["delayed"] > 0) == (on_failure == "hold")
     assert running.stop() == 0
 

@@ -11,7 +11,7 @@ from mqworker.exits import Exit
 from tests.support import embedded, foreign
 from tests.support.service import ServiceProcess
 from tests.support.waiting import AMPLE, wait_for
-from tests.system.stage import config
+from tests.system.stage import config, counted
 
 pytestmark = pytest.mark.system
 
@@ -77,7 +77,7 @@ def test_headers_go_with_a_message_and_come_with_its_result(service):
     told = json.loads(line)
     assert {"camera": "entrance, 2=3", "Camera": ""}.items() <= told["headers"].items()
     assert (told["content_type"], json.loads(told["body_text"])) == ("application/json", {"n": 1})
-    assert running.stage("work")["actual"]["counters"]["received"] == 1
+    counted(running, received=1)
 
 
 def test_any_body_is_one_line(service):

@@ -11,6 +11,7 @@ import pytest
 from tests.support.embedded import DEAD, OUTPUT, Client, config, put
 from tests.support.service import SEMAPHORES, ServiceProcess, gone
 from tests.support.waiting import wait_for
+from tests.system.stage import counted
 
 pytestmark = pytest.mark.system
 
@@ -197,8 +198,7 @@ def test_a_call_that_takes_too_long_costs_its_message_one_attempt_and_nobody_els
         assert {
             one.body["n"]: one.properties.headers["x-mqworker-attempt"] for one in results if one.body["n"] == 7
         } == {7: 2}
-        actual = running.stage("work")["actual"]["counters"]
-        assert (actual["retried"], actual["dead"]) == (1, 0)
+        counted(running, retried=1, dead=0)
         assert "its deadline of 1 s" in running.event("shared_died")["msg"]
         assert shared(running)["restarts"] == 1
     assert running.stop() == 0
